@@ -1,0 +1,1 @@
+"""Turns one config.yaml into container images in which untrusted Python runs in a jail."""

@@ -1,0 +1,61 @@
+"""TreeSpec: everything that the assembler must know, as one JSON file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+TREE_PATH = "/var/sandbox/sandbox-python"
+"""Where the jail tree lies in the image (dify-sandbox's own path)."""
+
+SANDBOX_PATH = "/sandbox"
+"""Where the runtime lies in the image: outside the tree, so that code in the jail cannot see it."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of images/python/tree.yaml: what it is about, and why it is there."""
+
+    match: str
+    """A path, a glob below the library folders, or a soname: what it is depends on the list it stands in."""
+    reason: str
+    optional: bool = False
+    """Passed over in silence where the base does not have it."""
+
+
+@dataclass(frozen=True)
+class TreeSpec:
+    """What goes into the tree. Paths are absolute paths in the base, which are the same in the jail."""
+
+    arch: str
+    base: str
+    """The base's name, for messages."""
+    python_path: str
+    python_lib_path: tuple[str, ...] | None
+    """None: discovered from the interpreter. Else exactly these, on top of what the interpreter needs."""
+    optional_paths: tuple[str, ...] = ()
+    """Members of python_lib_path that are passed over with a warning where the base does not have them."""
+    allow_missing: bool = False
+    """Every missing member of python_lib_path is a warning."""
+    system_files: tuple[Rule, ...] = ()
+    prune: tuple[Rule, ...] = ()
+    libraries: tuple[Rule, ...] = ()
+    """Shared libraries opened by dlopen, which no ELF header names: sonames."""
+    epoch: int = 0
+    """Modification time of every entry: seconds since 1970, SOURCE_DATE_EPOCH."""
+    runtime: dict[str, Any] = field(default_factory=dict)
+    """runtime.json as far as the plan decides it; the assembler adds `python` and `sys_path`."""
+
+    def to_json(self) -> str:
+        """The same spec, the same bytes."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> TreeSpec:
+        raw = json.loads(text)
+        for name in ("system_files", "prune", "libraries"):
+            raw[name] = tuple(Rule(**rule) for rule in raw[name])
+        for name in ("python_lib_path", "optional_paths"):
+            raw[name] = None if raw[name] is None else tuple(raw[name])
+        return cls(**raw)

@@ -1,0 +1,59 @@
+"""System calls that `posix` lacks, with errno turned into OSError."""
+
+import posix
+
+from runtime import _syscall
+
+CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_CHROOT, CAP_SYS_ADMIN = 6, 7, 8, 18, 21  # linux/capability.h
+CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x04000000, 0x08000000, 0x10000000, 0x40000000
+
+_CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h: 64-bit sets, in two halves
+
+PR_SET_DUMPABLE, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 4, 23, 24, 38, 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4  # linux/prctl.h
+
+address = _syscall.address
+wipe_environment = _syscall.wipe_environment
+SYS_landlock_add_rule = _syscall.SYS_landlock_add_rule
+SYS_landlock_create_ruleset = _syscall.SYS_landlock_create_ruleset
+SYS_landlock_restrict_self = _syscall.SYS_landlock_restrict_self
+SYS_seccomp = _syscall.SYS_seccomp
+
+
+def call(number, *arguments):
+    """The system call's result; OSError where it fails."""
+    result = _syscall.call(number, *arguments)
+    if result < 0:
+        raise OSError(-result, posix.strerror(-result))
+    return result
+
+
+def prctl(option, *arguments):
+    """prctl(2). The kernel wants unused arguments to be zero, which they are."""
+    return call(_syscall.SYS_prctl, option, *arguments)
+
+
+def unshare(flags):
+    """unshare(2)."""
+    call(_syscall.SYS_unshare, flags)
+
+
+def set_limit(resource, value):
+    """Soft and hard limit of `resource` (RLIMIT_* in asm-generic/resource.h) become `value`."""
+    both = bytearray(value.to_bytes(8, "little") * 2)
+    call(_syscall.SYS_prlimit64, 0, resource, both, 0)
+
+
+def capabilities():
+    """The (effective, permitted, inheritable) sets of this thread, as bit masks: capget(2)."""
+    header = bytearray(_CAPABILITY_VERSION_3.to_bytes(4, "little") + bytes(4))
+    data = bytearray(24)
+    call(_syscall.SYS_capget, header, data)
+    words = [int.from_bytes(data[at : at + 4], "little") for at in range(0, 24, 4)]
+    return tuple(words[i] | words[i + 3] << 32 for i in range(3))
+
+
+def clear_capabilities():
+    """Empties the effective, permitted and inheritable sets of this thread: capset(2)."""
+    header = bytearray(_CAPABILITY_VERSION_3.to_bytes(4, "little") + bytes(4))
+    call(_syscall.SYS_capset, header, bytearray(24))

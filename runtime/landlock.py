@@ -1,0 +1,51 @@
+"""Confines the process to the tree where chroot is not to be had: landlock(7)."""
+
+import posix
+
+from runtime import kernel
+
+CREATE_RULESET_VERSION = 1
+RULE_PATH_BENEATH = 1
+
+READ_FILE, READ_DIR = 1 << 2, 1 << 3
+EXECUTE = 1 << 0
+ALL_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
+"""How many LANDLOCK_ACCESS_FS_* rights each ABI knows; later ones know no more (linux/landlock.h)."""
+ALL_NET_RIGHTS = 0b11  # bind and connect of TCP, ABI 4
+ALL_SCOPES = 0b11  # abstract unix sockets and signals, ABI 6
+O_PATH = 0o10000000
+
+
+def abi():
+    """The version of Landlock that this kernel has; 0 where there is none."""
+    try:
+        return kernel.call(kernel.SYS_landlock_create_ruleset, 0, 0, CREATE_RULESET_VERSION)
+    except OSError:
+        return 0
+
+
+def restrict(version, tree, scratch, network):
+    """The process, and whatever it starts, may read below `tree`, do anything below `scratch`, and no more.
+
+    Everything that the kernel's `version` can deny is denied, TCP included unless `network`. no_new_privs
+    must be set. OSError where the kernel refuses.
+    """
+    files = (1 << ALL_FILE_RIGHTS[min(version, max(ALL_FILE_RIGHTS))]) - 1
+    net = 0 if network or version < 4 else ALL_NET_RIGHTS
+    scopes = ALL_SCOPES if version >= 6 else 0
+    # struct landlock_ruleset_attr grew with the ABI: a longer one than the kernel knows must end in zeros.
+    attributes = bytearray(b"".join(part.to_bytes(8, "little") for part in (files, net, scopes)))
+    ruleset = kernel.call(kernel.SYS_landlock_create_ruleset, attributes, len(attributes), 0)
+    _allow(ruleset, tree, READ_FILE | READ_DIR)
+    if scratch:
+        _allow(ruleset, scratch, files & ~EXECUTE)
+    kernel.call(kernel.SYS_landlock_restrict_self, ruleset, 0)
+    posix.close(ruleset)
+
+
+def _allow(ruleset, path, rights):
+    # struct landlock_path_beneath_attr is packed: u64 rights, s32 descriptor.
+    folder = posix.open(path, O_PATH | posix.O_CLOEXEC)
+    rule = bytearray(rights.to_bytes(8, "little") + folder.to_bytes(4, "little"))
+    kernel.call(kernel.SYS_landlock_add_rule, ruleset, RULE_PATH_BENEATH, rule, 0)
+    posix.close(folder)

@@ -1,0 +1,40 @@
+"""Loads the policy that was compiled when the image was built."""
+
+from runtime import kernel
+from runtime.failure import IMAGE, SECCOMP, Refused
+
+SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_TSYNC = 1  # linux/seccomp.h: every thread of the process, or none
+INSTRUCTION_BYTES = 8  # struct sock_filter
+MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
+
+
+def check_whole(policy, instructions):
+    """Refuses a policy that is not the one that runtime.json was written with: empty, cut short, too long."""
+    if not 0 < instructions <= MAX_INSTRUCTIONS or len(policy) != instructions * INSTRUCTION_BYTES:
+        raise Refused(
+            IMAGE,
+            f"policy.bpf has {len(policy)} bytes where {instructions} instructions of 8 bytes were expected",
+            "build the image again",
+        )
+
+
+def load(policy):
+    """seccomp(2) with the whole of `policy` (struct sock_filter[]). no_new_privs must be set."""
+    instructions = bytearray(policy)
+    program = bytearray(
+        (len(policy) // INSTRUCTION_BYTES).to_bytes(8, "little")
+        + kernel.address(instructions).to_bytes(8, "little")
+    )
+    try:
+        blocking_thread = kernel.call(
+            kernel.SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, program
+        )
+    except OSError as error:
+        raise Refused(
+            SECCOMP,
+            f"seccomp: {error.strerror}",
+            "the kernel needs CONFIG_SECCOMP_FILTER, and programs under qemu-user cannot load a filter",
+        ) from None
+    if blocking_thread:
+        raise Refused(SECCOMP, f"seccomp: thread {blocking_thread} could not be brought under the filter")
