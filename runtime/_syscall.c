@@ -150,8 +150,8 @@ static PyModuleDef definition = {
 };
 
 #define NUMBERS(X)                                                                                           \
-    X(capget) X(capset) X(landlock_add_rule) X(landlock_create_ruleset) X(landlock_restrict_self) X(prctl)   \
-    X(prlimit64) X(seccomp) X(unshare)
+    X(capget) X(capset) X(close_range) X(landlock_add_rule) X(landlock_create_ruleset)                       \
+    X(landlock_restrict_self) X(prctl) X(prlimit64) X(seccomp) X(unshare)
 
 __attribute__((visibility("default"))) PyObject *PyInit__syscall(void)
 {

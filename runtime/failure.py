@@ -18,7 +18,7 @@ NO_NEW_PRIVS = 218
 LANDLOCK = 219
 SECCOMP = 220
 SCRATCH = 221
-STATUS = 222
+NAMESPACES = 222
 INTERNAL = 223
 
 MEANINGS = {
@@ -36,7 +36,7 @@ MEANINGS = {
     LANDLOCK: "Landlock could not be enforced",
     SECCOMP: "the seccomp filter could not be loaded",
     SCRATCH: "the run's private scratch folder could not be made",
-    STATUS: "the status could not be written to the descriptor that --status-fd names",
+    NAMESPACES: "the container's namespaces could not be left",
     INTERNAL: "the entrypoint itself failed",
 }
 

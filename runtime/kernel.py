@@ -38,10 +38,39 @@ def unshare(flags):
     call(_syscall.SYS_unshare, flags)
 
 
-def set_limit(resource, value):
-    """Soft and hard limit of `resource` (RLIMIT_* in asm-generic/resource.h) become `value`."""
-    both = bytearray(value.to_bytes(8, "little") * 2)
-    call(_syscall.SYS_prlimit64, 0, resource, both, 0)
+def lower_limit(resource, value):
+    """Soft and hard limit of `resource` (RLIMIT_* in asm-generic/resource.h) become `value`, or stay if lower."""
+    limit = bytearray(16)
+    call(_syscall.SYS_prlimit64, 0, resource, 0, limit)
+    hard = int.from_bytes(limit[8:], "little")
+    call(_syscall.SYS_prlimit64, 0, resource, bytearray(min(value, hard).to_bytes(8, "little") * 2), 0)
+
+
+def bounding_set():
+    """The capabilities in the bounding set of this thread, as numbers."""
+    held = []
+    for capability in range(64):
+        try:
+            if prctl(PR_CAPBSET_READ, capability):
+                held.append(capability)
+        except OSError:
+            break  # EINVAL: past the last one that the kernel knows
+    return held
+
+
+def close_range(first, last):
+    """Closes every descriptor from `first` to `last`, which both may be far beyond any that is open."""
+    if first > last:
+        return
+    try:
+        call(_syscall.SYS_close_range, first, last, 0)
+    except OSError:  # Linux before 5.9, gVisor, or an engine's seccomp profile older than the call
+        for name in posix.listdir("/proc/self/fd"):
+            if first <= int(name) <= last:
+                try:
+                    posix.close(int(name))
+                except OSError:
+                    pass  # the descriptor of the listing itself
 
 
 def capabilities():

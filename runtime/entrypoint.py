@@ -1,0 +1,171 @@
+"""What the image runs: reads the code, locks the process down, executes the code.
+
+    entrypoint [-] [ARG...]            the code is on stdin
+    entrypoint -c CODE [ARG...]        the code is the argument
+    entrypoint --code-fd N [ARG...]    the code is on descriptor N, and stdin is the code's own
+    entrypoint --status-fd N ...       before the code starts, what is in force is written to N as JSON
+
+Started as `python3 -I -S -B /sandbox/entrypoint.pyc`: no environment variable, no start-up file of any
+package (.pth, sitecustomize, usercustomize) and no folder of the user's code has a say until the process is
+locked down. Imports are what a cold start costs: builtin modules and runtime/ only.
+"""
+
+import posix
+import sys
+
+SANDBOX = "/sandbox"
+sys.path.insert(0, SANDBOX)
+
+from _json import make_scanner  # noqa: E402 - `json` itself would import `re`: 11 ms
+
+from runtime import failure, kernel, program, seccomp  # noqa: E402
+from runtime.failure import Refused  # noqa: E402
+from runtime.jail import Jail  # noqa: E402
+
+MAX_CODE_BYTES = 16 * 1024 * 1024
+
+
+class _JsonSettings:
+    """What json.JSONDecoder tells its C scanner: plain JSON, nothing special."""
+
+    strict = True
+    object_hook = None
+    object_pairs_hook = None
+    parse_float = float
+    parse_int = int
+    parse_constant = None
+    memo = None
+
+
+def main(arguments):
+    """Ends the process: with the code's own exit status, or with one of runtime/failure.py's codes."""
+    status_descriptor = None
+    try:
+        options, status_descriptor = parse(arguments)
+        settings, policy = read_image()
+        code, argv = read_code(options)
+        jail = Jail(settings, policy, status_descriptor)
+        jail.enter()
+        program.set_environment(settings, jail.scratch)
+    except Refused as refused:
+        refuse(refused, status_descriptor)
+    except BaseException as error:
+        refuse(Refused(failure.INTERNAL, f"{type(error).__name__}: {error}"), status_descriptor)
+    if status_descriptor is not None:
+        write_all(status_descriptor, describe(jail))
+        posix.close(status_descriptor)
+    program.execute(code, argv, settings["sys_path"])
+
+
+def parse(arguments):
+    """(what is to be run, the status descriptor or None); what is to be run is (kind, value, its arguments)."""
+    status_descriptor = None
+    rest = list(arguments)
+    if rest[:1] == ["--status-fd"]:
+        status_descriptor = descriptor(rest[1:2], "--status-fd")
+        del rest[:2]
+    if rest[:1] == ["-c"]:
+        if len(rest) < 2:
+            raise Refused(failure.USAGE, "-c wants the code as its argument")
+        return ("-c", rest[1], rest[2:]), status_descriptor
+    if rest[:1] == ["--code-fd"]:
+        number = descriptor(rest[1:2], "--code-fd")
+        return ("--code-fd", number, rest[2:]), status_descriptor
+    if rest and rest[0] != "-":
+        raise Refused(
+            failure.USAGE,
+            f"unknown argument {rest[0]!r}",
+            "it is -c CODE, --code-fd N, or - for code on stdin; arguments for the code follow",
+        )
+    return ("-", 0, rest[1:]), status_descriptor
+
+
+def descriptor(values, option):
+    """The number of an open descriptor above 2 (0 for the code's is stdin itself)."""
+    try:
+        number = int(values[0])
+        posix.fstat(number)
+    except (IndexError, ValueError, OverflowError, OSError):
+        raise Refused(failure.USAGE, f"{option} wants the number of an open descriptor") from None
+    if number <= 2:
+        raise Refused(failure.USAGE, f"{option} wants a descriptor above 2")
+    return number
+
+
+def read_image():
+    """runtime.json and the whole of policy.bpf."""
+    try:
+        text = read_file(SANDBOX + "/runtime.json").decode()
+        settings, _ = make_scanner(_JsonSettings)(text, 0)
+        policy = read_file(SANDBOX + "/policy.bpf")
+    except OSError as error:
+        raise Refused(failure.IMAGE, f"{error.filename}: {error.strerror}", "build the image again") from None
+    except (StopIteration, ValueError):
+        raise Refused(failure.IMAGE, "runtime.json is not JSON", "build the image again") from None
+    seccomp.check_whole(policy, settings["policy_instructions"])
+    return settings, policy
+
+
+def read_code(options):
+    """(the code as bytes, its sys.argv)."""
+    kind, value, arguments = options
+    if kind == "-c":
+        return value.encode("utf-8", "surrogateescape"), ["-c", *arguments]
+    try:
+        code = read_all(value)
+    except OSError as error:
+        raise Refused(failure.CODE, f"the code could not be read: {error.strerror}") from None
+    return code, ["-", *arguments]
+
+
+def read_all(source):
+    """Everything that descriptor `source` gives, up to MAX_CODE_BYTES."""
+    parts, size = [], 0
+    while part := posix.read(source, 1 << 16):
+        parts.append(part)
+        size += len(part)
+        if size > MAX_CODE_BYTES:
+            raise Refused(failure.CODE, f"the code is larger than {MAX_CODE_BYTES} bytes")
+    return b"".join(parts)
+
+
+def read_file(path):
+    """The bytes of the file at `path`."""
+    source = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    try:
+        return read_all(source)
+    finally:
+        posix.close(source)
+
+
+def describe(jail):
+    """What is in force, as one line of JSON."""
+    namespaces = ", ".join(f'"{name}"' for name in jail.namespaces)
+    return (
+        f'{{"level": "{jail.level}", "uid": {jail.uid}, "landlock_abi": {jail.landlock_abi}, '
+        f'"namespaces": [{namespaces}], "scratch": "{jail.scratch}"}}\n'
+    ).encode()
+
+
+def refuse(refused, status_descriptor):
+    """Says why on stderr, and on the status descriptor that nothing ran; ends the process."""
+    lines = f"sandbox: error: {refused}\n"
+    if refused.hint:
+        lines += f"sandbox: hint: {refused.hint}\n"
+    try:
+        write_all(2, lines.encode("utf-8", "surrogateescape"))
+        if status_descriptor is not None:
+            write_all(status_descriptor, b'{"refused": %d}\n' % refused.code)
+    except OSError:
+        pass  # nobody listens: the exit code still tells
+    posix._exit(refused.code)
+
+
+def write_all(target, data):
+    """Writes the whole of `data` to descriptor `target`."""
+    while data:
+        data = data[posix.write(target, data) :]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,232 @@
+"""The lock-down, in order. A step that fails ends the run before the user's code: there is no other way out.
+
+Read top to bottom: `STEPS` is the order, each function is one step, and its failure code stands beside it.
+docs/lockdown.md says why the order is this one.
+"""
+
+import posix
+
+from runtime import kernel, landlock, seccomp
+from runtime.failure import (
+    CAPABILITIES,
+    CHROOT,
+    DESCRIPTORS,
+    IDENTITY,
+    LANDLOCK,
+    LIMITS,
+    NAMESPACES,
+    NO_NEW_PRIVS,
+    PRIVILEGES,
+    SCRATCH,
+    SECCOMP,
+    USER_NAMESPACE,
+    Refused,
+)
+
+MAX_DESCRIPTOR = 2**32 - 1  # close_range(2) takes unsigned int
+
+# asm-generic/resource.h
+RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_NOFILE, RLIMIT_AS = 0, 1, 4, 6, 7, 9
+
+NAMESPACE_FLAGS = {"net": kernel.CLONE_NEWNET, "ipc": kernel.CLONE_NEWIPC, "uts": kernel.CLONE_NEWUTS}
+
+ROOT_NEEDS = {
+    "SYS_CHROOT": kernel.CAP_SYS_CHROOT,
+    "SETUID": kernel.CAP_SETUID,
+    "SETGID": kernel.CAP_SETGID,
+    "SETPCAP": kernel.CAP_SETPCAP,
+}
+"""What the lock-down of a root process uses, and then gives up."""
+
+
+class Jail:
+    """One run's lock-down: what is asked for, and, as the steps go by, what is in force."""
+
+    def __init__(self, settings, policy, keep_descriptor=None):
+        """`settings` is runtime.json; `keep_descriptor` stays open until the code starts."""
+        self.tree = settings["tree"]
+        self.required = settings["level"]
+        self.limits = settings["limits"]
+        self.network = settings["network"]
+        self.wanted_namespaces = settings["namespaces"]
+        self.policy = policy
+        self.keep_descriptor = keep_descriptor
+        self.uid = _choose_uid(*settings["uid_range"])
+        self.level = ""
+        self.landlock_abi = 0
+        self.namespaces = []
+        self.scratch = ""
+
+    def enter(self):
+        """Does every step; returns with the process locked down, or raises Refused."""
+        for code, doing, step in STEPS:
+            try:
+                step(self)
+            except OSError as error:
+                raise Refused(code, f"{doing}: {error.strerror}") from None
+
+    def close_descriptors(self):
+        for standard in (0, 1, 2):
+            posix.fstat(standard)  # a closed one would become whatever the code opens first
+        if self.keep_descriptor is None:
+            kernel.close_range(3, MAX_DESCRIPTOR)
+        else:
+            kernel.close_range(3, self.keep_descriptor - 1)
+            kernel.close_range(self.keep_descriptor + 1, MAX_DESCRIPTOR)
+
+    def set_limits(self):
+        kernel.lower_limit(RLIMIT_CORE, 0)
+        kernel.lower_limit(RLIMIT_CPU, self.limits["cpu_s"])
+        kernel.lower_limit(RLIMIT_FSIZE, self.limits["file_size_bytes"])
+        kernel.lower_limit(RLIMIT_NPROC, self.limits["processes"])
+        kernel.lower_limit(RLIMIT_NOFILE, self.limits["open_files"])
+        kernel.lower_limit(RLIMIT_AS, self.limits["memory_bytes"])
+
+    def choose_level(self):
+        """The strongest level that the process has the privileges for; never one that the config excludes."""
+        effective = kernel.capabilities()[0]
+        if posix.getuid() == 0:
+            lacking = [name for name, bit in ROOT_NEEDS.items() if not _has(effective, bit)]
+            if lacking:
+                raise Refused(
+                    PRIVILEGES,
+                    f"running as root without the capabilities {', '.join(lacking)}",
+                    "grant them, or run the container as an ordinary user (for example --user 65534)",
+                )
+            self.level = "landlock" if self.required == "landlock" else "chroot"
+        elif self.required != "landlock" and self._enter_user_namespace(effective):
+            self.level = "chroot"
+        elif self.required != "chroot":
+            self.level = "landlock"
+            self.uid = posix.getuid()
+        else:
+            raise Refused(
+                PRIVILEGES,
+                "the config requires chroot, and this user can neither chroot nor make a user namespace",
+                "run the container as root, or set jail: {level: any}",
+            )
+        if self.level == "landlock":
+            self.landlock_abi = landlock.abi()
+            if not self.landlock_abi:
+                raise Refused(
+                    PRIVILEGES,
+                    "the kernel has no Landlock, and chroot is not to be had or not wanted",
+                    "run the container as root with jail: {level: any}, or on a kernel with Landlock (5.13 or later)",
+                )
+
+    def _enter_user_namespace(self, effective):
+        """Whether the process is in a user namespace that lets it chroot: the caller's, or one made here."""
+        outer_uid, outer_gid = posix.getuid(), posix.getgid()
+        if _has(effective, kernel.CAP_SYS_CHROOT):
+            self.uid = outer_uid
+            return True
+        try:
+            kernel.unshare(kernel.CLONE_NEWUSER)
+        except OSError:
+            return False
+        try:
+            # user_namespaces(7): setgroups must be denied before an ordinary user may map a group.
+            _write("/proc/self/setgroups", b"deny")
+            _write("/proc/self/uid_map", b"%d %d 1" % (self.uid, outer_uid))
+            _write("/proc/self/gid_map", b"%d %d 1" % (self.uid, outer_gid))
+        except OSError as error:
+            raise Refused(
+                USER_NAMESPACE,
+                f"a user namespace could be made but not mapped: {error.strerror}",
+                "/proc must be mounted; AppArmor may restrict it (kernel.apparmor_restrict_unprivileged_userns)",
+            ) from None
+        return True
+
+    def leave_namespaces(self):
+        if not _has(kernel.capabilities()[0], kernel.CAP_SYS_ADMIN):
+            return  # as in every default container: the seccomp policy stands alone there
+        for name in self.wanted_namespaces:
+            try:
+                kernel.unshare(NAMESPACE_FLAGS[name])
+            except OSError:
+                continue
+            self.namespaces.append(name)
+
+    def make_scratch(self):
+        tmp = self.tree + "/tmp"
+        # Only on a file system of its own (a tmpfs that the operator sized): nothing else bounds what is written.
+        if posix.stat(tmp).st_dev == posix.stat(self.tree).st_dev:
+            return
+        name = f"/tmp/run-{self.uid}"
+        posix.mkdir(self.tree + name, 0o700)
+        if posix.geteuid() != self.uid:
+            posix.chown(self.tree + name, self.uid, self.uid)
+        self.scratch = name
+
+    def change_root(self):
+        if self.level == "chroot":
+            posix.chroot(self.tree)
+            posix.chdir("/")
+        else:
+            posix.chdir(self.tree)
+
+    def give_up_identity(self):
+        if _has(kernel.capabilities()[0], kernel.CAP_SETPCAP):
+            # Before setresuid, which takes the capability that this needs: capabilities(7).
+            for capability in kernel.bounding_set():
+                kernel.prctl(kernel.PR_CAPBSET_DROP, capability)
+        if posix.getuid() == 0:
+            posix.setgroups([])
+            posix.setresgid(self.uid, self.uid, self.uid)
+            posix.setresuid(self.uid, self.uid, self.uid)
+        if self.uid == 0 or posix.getresuid() != (self.uid,) * 3:
+            raise Refused(IDENTITY, f"the user ids are {posix.getresuid()} where {self.uid} was expected")
+
+    def give_up_capabilities(self):
+        kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
+        kernel.clear_capabilities()
+        if any(kernel.capabilities()):
+            raise Refused(CAPABILITIES, "capabilities are left after capset")
+
+    def forbid_new_privileges(self):
+        kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+        kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+
+    def confine_files(self):
+        if self.level == "landlock":
+            scratch = self.tree + self.scratch if self.scratch else ""
+            landlock.restrict(self.landlock_abi, self.tree, scratch, self.network)
+
+    def filter_syscalls(self):
+        seccomp.load(self.policy)
+
+
+STEPS = (
+    (DESCRIPTORS, "closing inherited descriptors", Jail.close_descriptors),
+    (LIMITS, "setting resource limits", Jail.set_limits),
+    (PRIVILEGES, "choosing the privilege level", Jail.choose_level),
+    (NAMESPACES, "leaving the container's namespaces", Jail.leave_namespaces),
+    (SCRATCH, "making the private scratch folder", Jail.make_scratch),
+    (CHROOT, "chroot", Jail.change_root),
+    (IDENTITY, "giving up user and groups", Jail.give_up_identity),
+    (CAPABILITIES, "giving up capabilities", Jail.give_up_capabilities),
+    (NO_NEW_PRIVS, "setting no_new_privs", Jail.forbid_new_privileges),
+    (LANDLOCK, "enforcing Landlock", Jail.confine_files),
+    (SECCOMP, "loading the seccomp filter", Jail.filter_syscalls),
+)
+
+
+def _choose_uid(first, count):
+    """A uid that no other run in this PID namespace has, and one in another container hardly ever.
+
+    The process id makes it unique here; the file system's device number, of which each container has its
+    own, keeps the first process of every container from sharing a uid, and with it RLIMIT_NPROC.
+    """
+    return first + (posix.getpid() + posix.stat("/").st_dev * 7919) % count
+
+
+def _has(capabilities, capability):
+    return bool(capabilities >> capability & 1)
+
+
+def _write(path, data):
+    descriptor = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
+    try:
+        posix.write(descriptor, data)
+    finally:
+        posix.close(descriptor)

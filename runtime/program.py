@@ -1,0 +1,77 @@
+"""The user's code as an ordinary `__main__`. Everything here happens after the lock-down, in the jail."""
+
+import builtins
+import posix
+import sys
+
+from runtime import failure, kernel
+
+FILE_NAME = "main.py"
+"""What tracebacks call the code. Not "<stdin>": `linecache` asks no loader for a name in angle brackets."""
+
+
+class SourceLoader:
+    """Gives the code's own source to `linecache` and `inspect`, and so to every traceback, when they ask."""
+
+    def __init__(self, code):
+        self._code = code
+
+    def get_source(self, _name):
+        from tokenize import detect_encoding
+
+        lines = iter(self._code.splitlines(keepends=True))
+        encoding, _ = detect_encoding(lambda: next(lines, b""))
+        return self._code.decode(encoding, "replace")
+
+
+def set_environment(settings, scratch):
+    """The environment becomes what the config says; what the container had is wiped from memory."""
+    kept = {
+        name: value
+        for name in (wanted.encode() for wanted in settings["env_keep"])
+        if (value := posix.environ.get(name)) is not None
+    }
+    kernel.wipe_environment()
+    posix.environ.clear()
+    kept.update((name.encode(), value.encode()) for name, value in settings["env"].items())
+    if scratch:
+        kept.update((name, scratch.encode()) for name in (b"TMPDIR", b"HOME"))
+    for name, value in kept.items():
+        posix.putenv(name, value)
+    posix.environ.update(kept)
+
+
+def execute(code, argv, sys_path):
+    """Runs `code` (bytes of Python source) as `__main__` and lets the interpreter end as it would for a script."""
+    main = type(sys)("__main__")
+    main.__loader__ = SourceLoader(code)
+    main.__dict__["__builtins__"] = builtins
+    builtins.exit = builtins.quit = sys.exit  # `site` adds these; it is not imported
+    sys.modules["__main__"] = main
+    for name in [name for name in sys.modules if name == "runtime" or name.startswith("runtime.")]:
+        del sys.modules[name]
+    sys.path[:] = sys_path
+    sys.path_importer_cache.clear()
+    sys.argv[:] = argv
+    sys.orig_argv[:] = [sys.executable, *argv]
+    try:
+        exec(compile(code, FILE_NAME, "exec", dont_inherit=True), main.__dict__)  # noqa: S102 - this is the point
+    except SystemExit as stop:
+        if isinstance(stop.code, int) and failure.is_reserved(stop.code):
+            sys.stderr.write(f"sandbox: exit code {stop.code} is the sandbox's own (208 to 223): 1 is used\n")
+            sys.exit(1)
+        raise
+    except BaseException as error:
+        _report(error)
+        sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+def _report(error):
+    """What the interpreter does with an uncaught exception, without our own frames in the traceback."""
+    raised_at = error.__traceback__.tb_next  # None for a SyntaxError of the code as a whole
+    error.__traceback__ = raised_at
+    hook = sys.excepthook
+    if hook is sys.__excepthook__:
+        # Before 3.13 the builtin hook looks for source lines in files alone.
+        from traceback import print_exception as hook
+    hook(type(error), error, raised_at)
