@@ -13,19 +13,23 @@ locked down. Imports are what a cold start costs: builtin modules and runtime/ o
 import posix
 import sys
 
+TYPE_CHECKING = False  # typing would be an import
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
 SANDBOX = "/sandbox"
 sys.path.insert(0, SANDBOX)
 
 from _json import make_scanner  # noqa: E402 - `json` itself would import `re`: 11 ms
 
-from runtime import failure, kernel, program, seccomp  # noqa: E402
+from runtime import failure, program, seccomp  # noqa: E402
 from runtime.failure import Refused  # noqa: E402
 from runtime.jail import Jail  # noqa: E402
 
 MAX_CODE_BYTES = 16 * 1024 * 1024
 
 
-class _JsonSettings:
+class JsonSettings:
     """What json.JSONDecoder tells its C scanner: plain JSON, nothing special."""
 
     strict = True
@@ -37,13 +41,14 @@ class _JsonSettings:
     memo = None
 
 
-def main(arguments):
+def main(arguments: list[str]) -> None:
     """Ends the process: with the code's own exit status, or with one of runtime/failure.py's codes."""
     status_descriptor = None
     try:
-        options, status_descriptor = parse(arguments)
+        request = Request(arguments)
+        status_descriptor = request.status_descriptor
         settings, policy = read_image()
-        code, argv = read_code(options)
+        code = request.read_code()
         jail = Jail(settings, policy, status_descriptor)
         jail.enter()
         program.set_environment(settings, jail.scratch)
@@ -54,71 +59,38 @@ def main(arguments):
     if status_descriptor is not None:
         write_all(status_descriptor, describe(jail))
         posix.close(status_descriptor)
-    program.execute(code, argv, settings["sys_path"])
+    program.execute(code, request.argv, settings["sys_path"])
 
 
-def parse(arguments):
-    """(what is to be run, the status descriptor or None); what is to be run is (kind, value, its arguments)."""
-    status_descriptor = None
-    rest = list(arguments)
-    if rest[:1] == ["--status-fd"]:
-        status_descriptor = descriptor(rest[1:2], "--status-fd")
-        del rest[:2]
-    if rest[:1] == ["-c"]:
-        if len(rest) < 2:
-            raise Refused(failure.USAGE, "-c wants the code as its argument")
-        return ("-c", rest[1], rest[2:]), status_descriptor
-    if rest[:1] == ["--code-fd"]:
-        number = descriptor(rest[1:2], "--code-fd")
-        return ("--code-fd", number, rest[2:]), status_descriptor
-    if rest and rest[0] != "-":
-        raise Refused(
-            failure.USAGE,
-            f"unknown argument {rest[0]!r}",
-            "it is -c CODE, --code-fd N, or - for code on stdin; arguments for the code follow",
-        )
-    return ("-", 0, rest[1:]), status_descriptor
+class Request:
+    """What the arguments ask for."""
 
+    def __init__(self, arguments: list[str]) -> None:
+        rest = list(arguments)
+        self.text: str | None = None
+        self.code_descriptor = 0
+        self.status_descriptor: int | None = None
+        if rest[:1] == ["--status-fd"]:
+            self.status_descriptor = descriptor(rest[1:2], "--status-fd")
+            del rest[:2]
+        if rest[:1] == ["-c"]:
+            if len(rest) < 2:
+                raise Refused(failure.USAGE, "-c wants the code as its argument")
+            self.text = rest[1]
+            self.argv = ["-c", *rest[2:]]
+        elif rest[:1] == ["--code-fd"]:
+            self.code_descriptor = descriptor(rest[1:2], "--code-fd")
+            self.argv = ["-", *rest[2:]]
+        elif not rest or rest[0] == "-":
+            self.argv = ["-", *rest[1:]]
+        else:
+            raise Refused(
+                failure.USAGE,
+                f"unknown argument {rest[0]!r}",
+                "it is -c CODE, --code-fd N, or - for code on stdin; arguments for the code follow",
+            )
 
-def descriptor(values, option):
-    """The number of an open descriptor above 2 (0 for the code's is stdin itself)."""
-    try:
-        number = int(values[0])
-        posix.fstat(number)
-    except (IndexError, ValueError, OverflowError, OSError):
-        raise Refused(failure.USAGE, f"{option} wants the number of an open descriptor") from None
-    if number <= 2:
-        raise Refused(failure.USAGE, f"{option} wants a descriptor above 2")
-    return number
-
-
-def read_image():
-    """runtime.json and the whole of policy.bpf."""
-    try:
-        text = read_file(SANDBOX + "/runtime.json").decode()
-        settings, _ = make_scanner(_JsonSettings)(text, 0)
-        policy = read_file(SANDBOX + "/policy.bpf")
-    except OSError as error:
-        raise Refused(failure.IMAGE, f"{error.filename}: {error.strerror}", "build the image again") from None
-    except (StopIteration, ValueError):
-        raise Refused(failure.IMAGE, "runtime.json is not JSON", "build the image again") from None
-    seccomp.check_whole(policy, settings["policy_instructions"])
-    return settings, policy
-
-
-def read_code(options):
-    """(the code as bytes, its sys.argv)."""
-    kind, value, arguments = options
-    if kind == "-c":
-        return value.encode("utf-8", "surrogateescape"), ["-c", *arguments]
-    try:
-        code = read_all(value)
-    except OSError as error:
-        raise Refused(failure.CODE, f"the code could not be read: {error.strerror}") from None
-    return code, ["-", *arguments]
-
-
-def read_all(source):
+    def read_all(source: int) -> bytes:
     """Everything that descriptor `source` gives, up to MAX_CODE_BYTES."""
     parts, size = [], 0
     while part := posix.read(source, 1 << 16):
@@ -129,7 +101,7 @@ def read_all(source):
     return b"".join(parts)
 
 
-def read_file(path):
+def read_file(path: str) -> bytes:
     """The bytes of the file at `path`."""
     source = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     try:
@@ -138,7 +110,7 @@ def read_file(path):
         posix.close(source)
 
 
-def describe(jail):
+def describe(jail: Jail) -> bytes:
     """What is in force, as one line of JSON."""
     namespaces = ", ".join(f'"{name}"' for name in jail.namespaces)
     return (
@@ -147,7 +119,7 @@ def describe(jail):
     ).encode()
 
 
-def refuse(refused, status_descriptor):
+def refuse(refused: Refused, status_descriptor: int | None) -> "NoReturn":
     """Says why on stderr, and on the status descriptor that nothing ran; ends the process."""
     lines = f"sandbox: error: {refused}\n"
     if refused.hint:
@@ -161,7 +133,7 @@ def refuse(refused, status_descriptor):
     posix._exit(refused.code)
 
 
-def write_all(target, data):
+def write_all(target: int, data: bytes) -> None:
     """Writes the whole of `data` to descriptor `target`."""
     while data:
         data = data[posix.write(target, data) :]

@@ -1,7 +1,8 @@
 """Every way in which a run can be refused before the user's code starts, each with its own exit code.
 
-The codes are 208 to 223: (code & 0xF0) == 0xD0. The seccomp policy refuses exit(2) and exit_group(2) with these
-codes (images/python/seccomp.yaml), so that no program in the jail, not even machine code, can end with one.
+The codes are 208 to 223: (code & 0xF0) == 0xD0. The seccomp policy refuses exit(2) and exit_group(2) with
+these codes (images/python/seccomp.yaml), so that no program in the jail, not even machine code, can end with
+one.
 """
 
 USAGE = 208
@@ -41,7 +42,7 @@ MEANINGS = {
 }
 
 
-def is_reserved(code):
+def is_reserved(code: int) -> bool:
     """Whether `code` is one that only the runtime may end with."""
     return code & 0xF0 == 0xD0
 
@@ -49,7 +50,7 @@ def is_reserved(code):
 class Refused(Exception):
     """The run ends with `code` before any of the user's code is executed."""
 
-    def __init__(self, code, message, hint=""):
+    def __init__(self, code: int, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.hint = hint

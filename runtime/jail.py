@@ -23,6 +23,10 @@ from runtime.failure import (
     Refused,
 )
 
+TYPE_CHECKING = False  # typing would be an import
+if TYPE_CHECKING:
+    from typing import Any
+
 MAX_DESCRIPTOR = 2**32 - 1  # close_range(2) takes unsigned int
 
 # asm-generic/resource.h
@@ -42,7 +46,7 @@ ROOT_NEEDS = {
 class Jail:
     """One run's lock-down: what is asked for, and, as the steps go by, what is in force."""
 
-    def __init__(self, settings, policy, keep_descriptor=None):
+    def __init__(self, settings: "dict[str, Any]", policy: bytes, keep_descriptor: int | None = None) -> None:
         """`settings` is runtime.json; `keep_descriptor` stays open until the code starts."""
         self.tree = settings["tree"]
         self.required = settings["level"]
@@ -54,10 +58,10 @@ class Jail:
         self.uid = _choose_uid(*settings["uid_range"])
         self.level = ""
         self.landlock_abi = 0
-        self.namespaces = []
+        self.namespaces: list[str] = []
         self.scratch = ""
 
-    def enter(self):
+    def enter(self) -> None:
         """Does every step; returns with the process locked down, or raises Refused."""
         for code, doing, step in STEPS:
             try:
@@ -65,7 +69,7 @@ class Jail:
             except OSError as error:
                 raise Refused(code, f"{doing}: {error.strerror}") from None
 
-    def close_descriptors(self):
+    def close_descriptors(self) -> None:
         for standard in (0, 1, 2):
             posix.fstat(standard)  # a closed one would become whatever the code opens first
         if self.keep_descriptor is None:
@@ -74,7 +78,7 @@ class Jail:
             kernel.close_range(3, self.keep_descriptor - 1)
             kernel.close_range(self.keep_descriptor + 1, MAX_DESCRIPTOR)
 
-    def set_limits(self):
+    def set_limits(self) -> None:
         kernel.lower_limit(RLIMIT_CORE, 0)
         kernel.lower_limit(RLIMIT_CPU, self.limits["cpu_s"])
         kernel.lower_limit(RLIMIT_FSIZE, self.limits["file_size_bytes"])
@@ -82,7 +86,7 @@ class Jail:
         kernel.lower_limit(RLIMIT_NOFILE, self.limits["open_files"])
         kernel.lower_limit(RLIMIT_AS, self.limits["memory_bytes"])
 
-    def choose_level(self):
+    def choose_level(self) -> None:
         """The strongest level that the process has the privileges for; never one that the config excludes."""
         effective = kernel.capabilities()[0]
         if posix.getuid() == 0:
@@ -111,10 +115,10 @@ class Jail:
                 raise Refused(
                     PRIVILEGES,
                     "the kernel has no Landlock, and chroot is not to be had or not wanted",
-                    "run the container as root with jail: {level: any}, or on a kernel with Landlock (5.13 or later)",
+                    "run as root with jail: {level: any}, or on a kernel with Landlock (Linux 5.13 or later)",
                 )
 
-    def _enter_user_namespace(self, effective):
+    def _enter_user_namespace(self, effective: int) -> bool:
         """Whether the process is in a user namespace that lets it chroot: the caller's, or one made here."""
         outer_uid, outer_gid = posix.getuid(), posix.getgid()
         if _has(effective, kernel.CAP_SYS_CHROOT):
@@ -133,11 +137,11 @@ class Jail:
             raise Refused(
                 USER_NAMESPACE,
                 f"a user namespace could be made but not mapped: {error.strerror}",
-                "/proc must be mounted; AppArmor may restrict it (kernel.apparmor_restrict_unprivileged_userns)",
+                "/proc must be mounted, and AppArmor must allow it (apparmor_restrict_unprivileged_userns)",
             ) from None
         return True
 
-    def leave_namespaces(self):
+    def leave_namespaces(self) -> None:
         if not _has(kernel.capabilities()[0], kernel.CAP_SYS_ADMIN):
             return  # as in every default container: the seccomp policy stands alone there
         for name in self.wanted_namespaces:
@@ -147,25 +151,25 @@ class Jail:
                 continue
             self.namespaces.append(name)
 
-    def make_scratch(self):
-        tmp = self.tree + "/tmp"
-        # Only on a file system of its own (a tmpfs that the operator sized): nothing else bounds what is written.
+    def make_scratch(self) -> None:
+        tmp = self.tree + "/tmp"  # noqa: S108 - in the jail, and what is made in it is private
+        # Only on a file system of its own, a tmpfs that the operator sized: nothing else bounds the writing.
         if posix.stat(tmp).st_dev == posix.stat(self.tree).st_dev:
             return
-        name = f"/tmp/run-{self.uid}"
+        name = f"/tmp/run-{self.uid}"  # noqa: S108
         posix.mkdir(self.tree + name, 0o700)
         if posix.geteuid() != self.uid:
             posix.chown(self.tree + name, self.uid, self.uid)
         self.scratch = name
 
-    def change_root(self):
+    def change_root(self) -> None:
         if self.level == "chroot":
             posix.chroot(self.tree)
             posix.chdir("/")
         else:
             posix.chdir(self.tree)
 
-    def give_up_identity(self):
+    def give_up_identity(self) -> None:
         if _has(kernel.capabilities()[0], kernel.CAP_SETPCAP):
             # Before setresuid, which takes the capability that this needs: capabilities(7).
             for capability in kernel.bounding_set():
@@ -177,22 +181,22 @@ class Jail:
         if self.uid == 0 or posix.getresuid() != (self.uid,) * 3:
             raise Refused(IDENTITY, f"the user ids are {posix.getresuid()} where {self.uid} was expected")
 
-    def give_up_capabilities(self):
+    def give_up_capabilities(self) -> None:
         kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
         kernel.clear_capabilities()
         if any(kernel.capabilities()):
             raise Refused(CAPABILITIES, "capabilities are left after capset")
 
-    def forbid_new_privileges(self):
+    def forbid_new_privileges(self) -> None:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
-    def confine_files(self):
+    def confine_files(self) -> None:
         if self.level == "landlock":
             scratch = self.tree + self.scratch if self.scratch else ""
             landlock.restrict(self.landlock_abi, self.tree, scratch, self.network)
 
-    def filter_syscalls(self):
+    def filter_syscalls(self) -> None:
         seccomp.load(self.policy)
 
 
@@ -211,7 +215,7 @@ STEPS = (
 )
 
 
-def _choose_uid(first, count):
+def _choose_uid(first: int, count: int) -> int:
     """A uid that no other run in this PID namespace has, and one in another container hardly ever.
 
     The process id makes it unique here; the file system's device number, of which each container has its
@@ -220,11 +224,11 @@ def _choose_uid(first, count):
     return first + (posix.getpid() + posix.stat("/").st_dev * 7919) % count
 
 
-def _has(capabilities, capability):
+def _has(capabilities: int, capability: int) -> bool:
     return bool(capabilities >> capability & 1)
 
 
-def _write(path, data):
+def _write(path: str, data: bytes) -> None:
     descriptor = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
     try:
         posix.write(descriptor, data)

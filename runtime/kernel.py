@@ -20,7 +20,7 @@ SYS_landlock_restrict_self = _syscall.SYS_landlock_restrict_self
 SYS_seccomp = _syscall.SYS_seccomp
 
 
-def call(number, *arguments):
+def call(number: int, *arguments: int | bytearray) -> int:
     """The system call's result; OSError where it fails."""
     result = _syscall.call(number, *arguments)
     if result < 0:
@@ -28,25 +28,25 @@ def call(number, *arguments):
     return result
 
 
-def prctl(option, *arguments):
+def prctl(option: int, *arguments: int) -> int:
     """prctl(2). The kernel wants unused arguments to be zero, which they are."""
     return call(_syscall.SYS_prctl, option, *arguments)
 
 
-def unshare(flags):
+def unshare(flags: int) -> None:
     """unshare(2)."""
     call(_syscall.SYS_unshare, flags)
 
 
-def lower_limit(resource, value):
-    """Soft and hard limit of `resource` (RLIMIT_* in asm-generic/resource.h) become `value`, or stay if lower."""
+def lower_limit(resource: int, value: int) -> None:
+    """Soft and hard limit of `resource` (RLIMIT_*) become `value`, or stay what they are if that is lower."""
     limit = bytearray(16)
     call(_syscall.SYS_prlimit64, 0, resource, 0, limit)
     hard = int.from_bytes(limit[8:], "little")
     call(_syscall.SYS_prlimit64, 0, resource, bytearray(min(value, hard).to_bytes(8, "little") * 2), 0)
 
 
-def bounding_set():
+def bounding_set() -> list[int]:
     """The capabilities in the bounding set of this thread, as numbers."""
     held = []
     for capability in range(64):
@@ -58,7 +58,7 @@ def bounding_set():
     return held
 
 
-def close_range(first, last):
+def close_range(first: int, last: int) -> None:
     """Closes every descriptor from `first` to `last`, which both may be far beyond any that is open."""
     if first > last:
         return
@@ -67,22 +67,22 @@ def close_range(first, last):
     except OSError:  # Linux before 5.9, gVisor, or an engine's seccomp profile older than the call
         for name in posix.listdir("/proc/self/fd"):
             if first <= int(name) <= last:
-                try:
+                try:  # noqa: SIM105 - contextlib would be an import
                     posix.close(int(name))
                 except OSError:
                     pass  # the descriptor of the listing itself
 
 
-def capabilities():
+def capabilities() -> tuple[int, int, int]:
     """The (effective, permitted, inheritable) sets of this thread, as bit masks: capget(2)."""
     header = bytearray(_CAPABILITY_VERSION_3.to_bytes(4, "little") + bytes(4))
     data = bytearray(24)
     call(_syscall.SYS_capget, header, data)
     words = [int.from_bytes(data[at : at + 4], "little") for at in range(0, 24, 4)]
-    return tuple(words[i] | words[i + 3] << 32 for i in range(3))
+    return words[0] | words[3] << 32, words[1] | words[4] << 32, words[2] | words[5] << 32
 
 
-def clear_capabilities():
+def clear_capabilities() -> None:
     """Empties the effective, permitted and inheritable sets of this thread: capset(2)."""
     header = bytearray(_CAPABILITY_VERSION_3.to_bytes(4, "little") + bytes(4))
     call(_syscall.SYS_capset, header, bytearray(24))

@@ -16,7 +16,7 @@ ALL_SCOPES = 0b11  # abstract unix sockets and signals, ABI 6
 O_PATH = 0o10000000
 
 
-def abi():
+def abi() -> int:
     """The version of Landlock that this kernel has; 0 where there is none."""
     try:
         return kernel.call(kernel.SYS_landlock_create_ruleset, 0, 0, CREATE_RULESET_VERSION)
@@ -24,7 +24,7 @@ def abi():
         return 0
 
 
-def restrict(version, tree, scratch, network):
+def restrict(version: int, tree: str, scratch: str, network: bool) -> None:
     """The process, and whatever it starts, may read below `tree`, do anything below `scratch`, and no more.
 
     Everything that the kernel's `version` can deny is denied, TCP included unless `network`. no_new_privs
@@ -43,7 +43,7 @@ def restrict(version, tree, scratch, network):
     posix.close(ruleset)
 
 
-def _allow(ruleset, path, rights):
+def _allow(ruleset: int, path: str, rights: int) -> None:
     # struct landlock_path_beneath_attr is packed: u64 rights, s32 descriptor.
     folder = posix.open(path, O_PATH | posix.O_CLOEXEC)
     rule = bytearray(rights.to_bytes(8, "little") + folder.to_bytes(4, "little"))

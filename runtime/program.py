@@ -6,6 +6,10 @@ import sys
 
 from runtime import failure, kernel
 
+TYPE_CHECKING = False  # typing would be an import
+if TYPE_CHECKING:
+    from typing import Any
+
 FILE_NAME = "main.py"
 """What tracebacks call the code. Not "<stdin>": `linecache` asks no loader for a name in angle brackets."""
 
@@ -13,10 +17,10 @@ FILE_NAME = "main.py"
 class SourceLoader:
     """Gives the code's own source to `linecache` and `inspect`, and so to every traceback, when they ask."""
 
-    def __init__(self, code):
+    def __init__(self, code: bytes) -> None:
         self._code = code
 
-    def get_source(self, _name):
+    def get_source(self, _name: str) -> str:
         from tokenize import detect_encoding
 
         lines = iter(self._code.splitlines(keepends=True))
@@ -24,7 +28,7 @@ class SourceLoader:
         return self._code.decode(encoding, "replace")
 
 
-def set_environment(settings, scratch):
+def set_environment(settings: "dict[str, Any]", scratch: str) -> None:
     """The environment becomes what the config says; what the container had is wiped from memory."""
     kept = {
         name: value
@@ -41,12 +45,11 @@ def set_environment(settings, scratch):
     posix.environ.update(kept)
 
 
-def execute(code, argv, sys_path):
-    """Runs `code` (bytes of Python source) as `__main__` and lets the interpreter end as it would for a script."""
+def execute(code: bytes, argv: list[str], sys_path: list[str]) -> None:
+    """Runs `code`, Python source, as `__main__`, and lets the interpreter end as it would for a script."""
     main = type(sys)("__main__")
-    main.__loader__ = SourceLoader(code)
-    main.__dict__["__builtins__"] = builtins
-    builtins.exit = builtins.quit = sys.exit  # `site` adds these; it is not imported
+    main.__dict__.update(__loader__=SourceLoader(code), __builtins__=builtins)
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)  # `site` adds these; it is not imported
     sys.modules["__main__"] = main
     for name in [name for name in sys.modules if name == "runtime" or name.startswith("runtime.")]:
         del sys.modules[name]
@@ -66,9 +69,10 @@ def execute(code, argv, sys_path):
         sys.exit(130 if isinstance(error, KeyboardInterrupt) else 1)
 
 
-def _report(error):
+def _report(error: BaseException) -> None:
     """What the interpreter does with an uncaught exception, without our own frames in the traceback."""
-    raised_at = error.__traceback__.tb_next  # None for a SyntaxError of the code as a whole
+    # The first frame is ours; the code has none where it does not even compile.
+    raised_at = error.__traceback__ and error.__traceback__.tb_next
     error.__traceback__ = raised_at
     hook = sys.excepthook
     if hook is sys.__excepthook__:

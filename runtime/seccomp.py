@@ -9,7 +9,7 @@ INSTRUCTION_BYTES = 8  # struct sock_filter
 MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 
 
-def check_whole(policy, instructions):
+def check_whole(policy: bytes, instructions: int) -> None:
     """Refuses a policy that is not the one that runtime.json was written with: empty, cut short, too long."""
     if not 0 < instructions <= MAX_INSTRUCTIONS or len(policy) != instructions * INSTRUCTION_BYTES:
         raise Refused(
@@ -19,7 +19,7 @@ def check_whole(policy, instructions):
         )
 
 
-def load(policy):
+def load(policy: bytes) -> None:
     """seccomp(2) with the whole of `policy` (struct sock_filter[]). no_new_privs must be set."""
     instructions = bytearray(policy)
     program = bytearray(
