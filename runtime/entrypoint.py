@@ -90,7 +90,43 @@ class Request:
                 "it is -c CODE, --code-fd N, or - for code on stdin; arguments for the code follow",
             )
 
-    def read_all(source: int) -> bytes:
+    def read_code(self) -> bytes:
+        """The code, as the bytes that it came in."""
+        if self.text is not None:
+            return self.text.encode("utf-8", "surrogateescape")
+        try:
+            return read_all(self.code_descriptor)
+        except OSError as error:
+            raise Refused(failure.CODE, f"the code could not be read: {error.strerror}") from None
+
+
+def descriptor(values: list[str], option: str) -> int:
+    """The number of an open descriptor above 2."""
+    try:
+        number = int(values[0])
+        posix.fstat(number)
+    except (IndexError, ValueError, OverflowError, OSError):
+        raise Refused(failure.USAGE, f"{option} wants the number of an open descriptor") from None
+    if number <= 2:
+        raise Refused(failure.USAGE, f"{option} wants a descriptor above 2")
+    return number
+
+
+def read_image() -> "tuple[dict[str, Any], bytes]":
+    """runtime.json and the whole of policy.bpf."""
+    try:
+        text = read_file(SANDBOX + "/runtime.json").decode()
+        settings, _ = make_scanner(JsonSettings)(text, 0)  # type: ignore[arg-type]  # any object with these
+        policy = read_file(SANDBOX + "/policy.bpf")
+    except OSError as error:
+        raise Refused(failure.IMAGE, f"{error.filename}: {error.strerror}", "build the image again") from None
+    except (StopIteration, ValueError):
+        raise Refused(failure.IMAGE, "runtime.json is not JSON", "build the image again") from None
+    seccomp.check_whole(policy, settings["policy_instructions"])
+    return settings, policy
+
+
+def read_all(source: int) -> bytes:
     """Everything that descriptor `source` gives, up to MAX_CODE_BYTES."""
     parts, size = [], 0
     while part := posix.read(source, 1 << 16):
