@@ -4,6 +4,7 @@
     entrypoint -c CODE [ARG...]        the code is the argument
     entrypoint --code-fd N [ARG...]    the code is on descriptor N, and stdin is the code's own
     entrypoint --status-fd N ...       before the code starts, what is in force is written to N as JSON
+    entrypoint --uid N ...             the run gets this uid: for a caller that knows which ones are free
 
 Started as `python3 -I -S -B /sandbox/entrypoint.pyc`: no environment variable, no start-up file of any
 package (.pth, sitecustomize, usercustomize) and no folder of the user's code has a say until the process is
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> None:
         status_descriptor = request.status_descriptor
         settings, policy = read_image()
         code = request.read_code()
-        jail = Jail(settings, policy, status_descriptor)
+        jail = Jail(settings, policy, request.uid, status_descriptor)
         jail.enter()
         program.set_environment(settings, jail.scratch)
     except Refused as refused:
@@ -70,8 +71,12 @@ class Request:
         self.text: str | None = None
         self.code_descriptor = 0
         self.status_descriptor: int | None = None
+        self.uid: int | None = None
         if rest[:1] == ["--status-fd"]:
             self.status_descriptor = descriptor(rest[1:2], "--status-fd")
+            del rest[:2]
+        if rest[:1] == ["--uid"]:
+            self.uid = number(rest[1:2], "--uid")
             del rest[:2]
         if rest[:1] == ["-c"]:
             if len(rest) < 2:
@@ -100,16 +105,23 @@ class Request:
             raise Refused(failure.CODE, f"the code could not be read: {error.strerror}") from None
 
 
+def number(values: list[str], option: str) -> int:
+    """The one value, which must be a positive number."""
+    if not values or not values[0].isdecimal() or not 0 < int(values[0]) < 2**31:
+        raise Refused(failure.USAGE, f"{option} wants a number above 0")
+    return int(values[0])
+
+
 def descriptor(values: list[str], option: str) -> int:
-    """The number of an open descriptor above 2."""
+    """The one value, which must be the number of an open descriptor above 2."""
+    candidate = number(values, option)
     try:
-        number = int(values[0])
-        posix.fstat(number)
-    except (IndexError, ValueError, OverflowError, OSError):
-        raise Refused(failure.USAGE, f"{option} wants the number of an open descriptor") from None
-    if number <= 2:
-        raise Refused(failure.USAGE, f"{option} wants a descriptor above 2")
-    return number
+        posix.fstat(candidate)
+    except OSError:
+        candidate = 0
+    if candidate <= 2:
+        raise Refused(failure.USAGE, f"{option} wants an open descriptor above 2")
+    return candidate
 
 
 def read_image() -> "tuple[dict[str, Any], bytes]":

@@ -46,8 +46,17 @@ ROOT_NEEDS = {
 class Jail:
     """One run's lock-down: what is asked for, and, as the steps go by, what is in force."""
 
-    def __init__(self, settings: "dict[str, Any]", policy: bytes, keep_descriptor: int | None = None) -> None:
-        """`settings` is runtime.json; `keep_descriptor` stays open until the code starts."""
+    def __init__(
+        self,
+        settings: "dict[str, Any]",
+        policy: bytes,
+        uid: int | None = None,
+        keep_descriptor: int | None = None,
+    ) -> None:
+        """`settings` is runtime.json; `keep_descriptor` stays open until the code starts.
+
+        `uid` is for a caller that knows which uids are free (None: one is chosen).
+        """
         self.tree = settings["tree"]
         self.required = settings["level"]
         self.limits = settings["limits"]
@@ -55,7 +64,7 @@ class Jail:
         self.wanted_namespaces = settings["namespaces"]
         self.policy = policy
         self.keep_descriptor = keep_descriptor
-        self.uid = _choose_uid(*settings["uid_range"])
+        self.uid = _choose_uid(*settings["uid_range"]) if uid is None else uid
         self.level = ""
         self.landlock_abi = 0
         self.namespaces: list[str] = []
@@ -180,6 +189,12 @@ class Jail:
             posix.setresuid(self.uid, self.uid, self.uid)
         if self.uid == 0 or posix.getresuid() != (self.uid,) * 3:
             raise Refused(IDENTITY, f"the user ids are {posix.getresuid()} where {self.uid} was expected")
+        if posix.access(".", posix.W_OK):
+            raise Refused(
+                IDENTITY,
+                f"the tree can be written by uid {self.uid}",
+                "the tree must belong to another user than the one that runs code in it",
+            )
 
     def give_up_capabilities(self) -> None:
         kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,16 +13,26 @@ TREE_PATH = "/var/sandbox/sandbox-python"
 SANDBOX_PATH = "/sandbox"
 """Where the runtime lies in the image: outside the tree, so that code in the jail cannot see it."""
 
+RULE_LISTS = ("system_files", "prune", "sourceless", "libraries")
+"""The lists of images/python/tree.yaml, which are fields of TreeSpec."""
+
 
 @dataclass(frozen=True)
 class Rule:
     """One line of images/python/tree.yaml: what it is about, and why it is there."""
 
     match: str
-    """A path, a glob below the library folders, or a soname: what it is depends on the list it stands in."""
+    """A path (system_files), a pattern (prune, sourceless; see builder/tree/patterns.py), a soname (libraries)."""
     reason: str
     optional: bool = False
     """Passed over in silence where the base does not have it."""
+    where: str | None = None
+    """The rule holds only where the base has a path of this pattern, whose folder must have no wildcard."""
+
+
+def parse_rules(lists: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, tuple[Rule, ...]]:
+    """The rules of a parsed tree.yaml, as keyword arguments for TreeSpec."""
+    return {name: tuple(Rule(**rule) for rule in lists[name]) for name in RULE_LISTS}
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,8 @@ class TreeSpec:
     """Every missing member of python_lib_path is a warning."""
     system_files: tuple[Rule, ...] = ()
     prune: tuple[Rule, ...] = ()
+    sourceless: tuple[Rule, ...] = ()
+    """Modules of which the tree has the bytecode and not the source."""
     libraries: tuple[Rule, ...] = ()
     """Shared libraries opened by dlopen, which no ELF header names: sonames."""
     epoch: int = 0
@@ -54,8 +67,7 @@ class TreeSpec:
     @classmethod
     def from_json(cls, text: str) -> TreeSpec:
         raw = json.loads(text)
-        for name in ("system_files", "prune", "libraries"):
-            raw[name] = tuple(Rule(**rule) for rule in raw[name])
+        raw |= parse_rules(raw)
         for name in ("python_lib_path", "optional_paths"):
             raw[name] = None if raw[name] is None else tuple(raw[name])
         return cls(**raw)

@@ -1,0 +1,45 @@
+# make image    build the default image for this machine into dist/
+# make test     lint, then every test, Docker's included (installs and starts Docker Engine when root and absent)
+# make bench    the figures that README and docs name: a table, and bench.json
+# make golden   write the golden files anew (read the diff before you commit it)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARCH := $(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(shell uname -m)))
+
+# What is built, not tests, decides whether the package must be installed anew: it is installed editable.
+INSTALLED := $(VENV)/installed-$(shell cat pyproject.toml hatch_build.py runtime/_syscall.c | cksum | tr -d ' ')
+
+.PHONY: image test lint bench golden clean
+
+image: $(INSTALLED)
+	@bash .ci/require mmdebstrap unshare:util-linux lib:libseccomp.so.2:libseccomp2
+	@$(BIN)/sandbox-build --arch $(ARCH)
+
+test: lint
+	@bash .ci/require mmdebstrap unshare:util-linux strace skopeo docker-registry lib:libseccomp.so.2:libseccomp2
+	@bash .ci/docker
+	$(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED)
+	@bash .ci/require mmdebstrap lib:libseccomp.so.2:libseccomp2
+	$(BIN)/python -m tests.benchmarks
+
+golden: $(INSTALLED)
+	$(BIN)/python -m tests.golden
+
+clean:
+	rm -rf $(VENV) dist build runtime/native bench.json
+
+$(INSTALLED):
+	@bash .ci/require python $(PYTHON)
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@rm -f $(VENV)/installed-* && touch $@

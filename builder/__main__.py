@@ -1,0 +1,5 @@
+"""`python -m builder` is `sandbox-build`."""
+
+from builder.cli import main
+
+main()

@@ -1,0 +1,241 @@
+"""The image as one .tar: an OCI layout that also carries the manifest.json which `docker load` reads.
+
+Both indexes name the same blobs, so that nothing is stored twice. Newer engines write the same form with
+`docker save`. https://github.com/opencontainers/image-spec/blob/main/image-layout.md
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from builder.errors import BuildError
+from builder.layers import LayerUnpacker
+from builder.reference import parse_reference
+
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+_CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
+_LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+
+# Level 9 takes 3.6 times as long for 0.4 % less, measured on Debian's Python.
+_GZIP_LEVEL = 6
+_CHUNK_BYTES = 1 << 20
+
+_DAMAGE = (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, KeyError, TypeError, ValueError)
+"""What reading a file that is no archive, or half of one, raises."""
+
+
+@dataclass(frozen=True)
+class BuiltImage:
+    """What a driver makes."""
+
+    config: bytes
+    """The OCI image config, byte for byte: its digest is the image's ID."""
+    layers: tuple[Path, ...]
+    """Uncompressed layer tars, the lowest first: the ones whose digests stand in the config."""
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """A blob, as OCI describes it."""
+
+    media_type: str
+    digest: str
+    size: int
+
+    @property
+    def member(self) -> str:
+        """The blob's path in the archive."""
+        return "blobs/" + self.digest.replace(":", "/")
+
+    def to_json(self) -> dict[str, Any]:
+        return {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> Descriptor:
+        return cls(raw["mediaType"], raw["digest"], raw["size"])
+
+    @classmethod
+    def of(cls, media_type: str, content: bytes) -> Descriptor:
+        return cls(media_type, f"sha256:{hashlib.sha256(content).hexdigest()}", len(content))
+
+
+def write_archive(image: BuiltImage, path: Path, reference: str) -> str:
+    """Writes `image`, called `reference`, to `path`, whole or not at all; returns its manifest's digest.
+
+    The same image and reference, the same bytes. BuildError where the disk is full or may not be written, and
+    for layers that are not the config's.
+    """
+    try:
+        # Beside the target, for a rename that cannot fail half-way.
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as scratch:
+            blobs: dict[str, bytes | Path] = {}
+            config = Descriptor.of(_CONFIG_TYPE, image.config)
+            blobs[config.member] = image.config
+            layers, diff_ids = [], []
+            for number, source in enumerate(image.layers):
+                compressed = Path(scratch) / f"layer-{number}"
+                layer, diff_id = _compress(source, compressed)
+                blobs[layer.member] = compressed
+                layers.append(layer)
+                diff_ids.append(diff_id)
+            if json.loads(image.config)["rootfs"]["diff_ids"] != diff_ids:
+                raise BuildError(f"the layers for {path} are not those that the image's config names")
+            content = _to_bytes(
+                {
+                    "schemaVersion": 2,
+                    "mediaType": MANIFEST_TYPE,
+                    "config": config.to_json(),
+                    "layers": [layer.to_json() for layer in layers],
+                }
+            )
+            manifest = Descriptor.of(MANIFEST_TYPE, content)
+            blobs[manifest.member] = content
+            whole = Path(scratch) / "whole"
+            with tarfile.open(whole, "w") as tar:
+                for name, value in _indexes(reference, manifest, config, layers).items():
+                    _add(tar, name, _to_bytes(value))
+                for name in sorted(blobs):
+                    _add(tar, name, blobs[name])
+            whole.replace(path)
+    except OSError as error:
+        hint = "free some space, or choose another --output" if error.errno == errno.ENOSPC else None
+        raise BuildError(f"{path}: not written: {error.strerror}", hint) from error
+    return manifest.digest
+
+
+def _indexes(
+    reference: str, manifest: Descriptor, config: Descriptor, layers: Sequence[Descriptor]
+) -> dict[str, object]:
+    """The files by which readers find the image: the OCI layout's two, and Docker's."""
+    parsed = parse_reference(reference)
+    annotations = {
+        # What podman and skopeo call the image, and what containerd does.
+        "org.opencontainers.image.ref.name": str(parsed),
+        "io.containerd.image.name": parsed.full_name,
+    }
+    return {
+        "oci-layout": {"imageLayoutVersion": "1.0.0"},
+        "index.json": {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "manifests": [manifest.to_json() | {"annotations": annotations}],
+        },
+        "manifest.json": [
+            {
+                "Config": config.member,
+                "RepoTags": [str(parsed)],
+                "Layers": [layer.member for layer in layers],
+            }
+        ],
+    }
+
+
+def _compress(source: Path, target: Path) -> tuple[Descriptor, str]:
+    """Writes `source` gzipped to `target`; returns the blob's descriptor and the digest of what was read."""
+    plain, packed, size = hashlib.sha256(), hashlib.sha256(), 0
+    packer = zlib.compressobj(_GZIP_LEVEL, wbits=31)  # a gzip header that holds neither name nor time
+    with source.open("rb") as reader, target.open("wb") as writer:
+        while chunk := reader.read(_CHUNK_BYTES):
+            plain.update(chunk)
+            piece = packer.compress(chunk)
+            packed.update(piece)
+            size += writer.write(piece)
+        piece = packer.flush()
+        packed.update(piece)
+        size += writer.write(piece)
+    return Descriptor(_LAYER_TYPE, f"sha256:{packed.hexdigest()}", size), f"sha256:{plain.hexdigest()}"
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes | Path) -> None:
+    entry = tarfile.TarInfo(name)  # owner 0:0, mode 0644, dated 1970: nothing of this machine
+    if isinstance(content, Path):
+        entry.size = content.stat().st_size
+        with content.open("rb") as file:
+            tar.addfile(entry, file)
+    else:
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+
+
+def _to_bytes(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+class Archive:
+    """An open archive: its manifest, and its blobs by descriptor."""
+
+    def __init__(self, path: Path, tar: tarfile.TarFile) -> None:
+        self._path = path
+        self._tar = tar
+        index = json.loads(self._member("index.json").read())
+        if len(index["manifests"]) != 1:
+            raise BuildError(f"{path}: holds {len(index['manifests'])} images, not one")
+        self.descriptor = Descriptor.from_json(index["manifests"][0])
+        """The manifest's own descriptor."""
+        self.manifest = self.blob(self.descriptor).read()
+        parsed = json.loads(self.manifest)
+        self.config = Descriptor.from_json(parsed["config"])
+        self.layers = tuple(Descriptor.from_json(layer) for layer in parsed["layers"])
+
+    def blob(self, descriptor: Descriptor) -> IO[bytes]:
+        """The blob, as a seekable file; BuildError where it is not what its digest says."""
+        file = self._member(descriptor.member)
+        found = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"  # type: ignore[arg-type]
+        if found != descriptor.digest:
+            raise BuildError(f"{self._path}: {descriptor.member} is damaged", "build the image again")
+        file.seek(0)
+        return file
+
+    def _member(self, name: str) -> IO[bytes]:
+        file = self._tar.extractfile(name)
+        if file is None:
+            raise KeyError(name)
+        return file
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[Archive]:
+    """The archive at `path`; BuildError where it cannot be read or was not written by write_archive."""
+    with ExitStack() as stack:
+        try:
+            archive = Archive(path, stack.enter_context(tarfile.open(path, "r:")))
+        except OSError as error:
+            raise BuildError(f"{path}: cannot be read: {error.strerror}") from error
+        except _DAMAGE as error:
+            raise _damaged(path, error) from error
+        yield archive
+
+
+def unpack_archive(path: Path, root: Path) -> None:
+    """Unpacks the image in the archive at `path` into `root`, a folder that must not exist yet.
+
+    Needs no privilege: an ordinary user owns what is unpacked. Nothing is written outside `root`; BuildError
+    for an archive that would (see LayerUnpacker), and for a damaged one.
+    """
+    with open_archive(path) as archive:
+        try:
+            unpacker = LayerUnpacker(root)
+            for layer in archive.layers:
+                with archive.blob(layer) as blob:
+                    unpacker.unpack(blob)
+            unpacker.finish()
+        except _DAMAGE as error:
+            raise _damaged(path, error) from error
+        except OSError as error:
+            raise BuildError(f"{root}: {path.name} cannot be unpacked: {error.strerror}") from error
+
+
+def _damaged(path: Path, error: Exception) -> BuildError:
+    return BuildError(f"{path}: not an image archive of ours, or damaged: {error}", "build the image again")

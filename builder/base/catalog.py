@@ -1,0 +1,52 @@
+"""images/python/bases.yaml: the suites that can be a base, and where a base's interpreter is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from builder.config import Base as BaseName
+from builder.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A release of Debian."""
+
+    name: str
+    python_path: str
+    packages: Mapping[str, str]
+    """Package -> why it is there. What they depend on comes by itself."""
+
+
+def find_suite(name: str) -> Suite:
+    """The suite called `name`; ConfigError (exit 2) for any other, with a hint that has the known ones."""
+    suites = _catalog()["debian"]
+    if name not in suites:
+        alike = get_close_matches(name, suites, n=1)
+        meant = f"did you mean debian:{alike[0]}? " if alike else ""
+        known = " and ".join(f"debian:{suite}" for suite in suites)
+        raise ConfigError([(f"base: debian:{name} is no base that we know", f"{meant}there are {known}")])
+    return Suite(name, **suites[name])
+
+
+def default_python_path(base: BaseName) -> str:
+    """The interpreter's path in `base` where config.yaml gives none; for `host`, the one that runs us."""
+    if base.kind == "debian":
+        return find_suite(base.name).python_path
+    if base.kind == "host":
+        return f"{sys.base_prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    return str(_catalog()["image"]["python_path"])
+
+
+@cache
+def _catalog() -> Any:
+    text = resources.files("images").joinpath("python", "bases.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)

@@ -1,0 +1,82 @@
+"""What a base gives, and how to run its interpreter on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from builder.arch import Arch
+from builder.tree.interpreter import find_interpreter
+from builder.tree.libraries import default_folders
+from builder.tree.root import Root
+from builder.tree.spec import TreeSpec
+
+_FLAGS = ("-I", "-S", "-B")
+"""Isolated, without site, and no bytecode of the assembler itself left behind."""
+
+
+class Rootfs(Protocol):
+    """A root filesystem that lies on this machine."""
+
+    @property
+    def directory(self) -> Path:
+        """The folder that is its root: only read from."""
+
+    @property
+    def identity(self) -> str:
+        """Another text whenever its files may be others."""
+
+    @property
+    def cached_age_s(self) -> float | None:
+        """How long ago it was fetched; None where it was not fetched earlier."""
+
+    def write_tar(self, destination: Path, spec: TreeSpec) -> None:
+        """Writes what a Dockerfile's stage needs of it, to assemble `spec` or to run its interpreter."""
+
+
+class Base(Protocol):
+    """Where the target's root filesystem comes from."""
+
+    def rootfs(self, arch: Arch) -> Rootfs | None:
+        """The root filesystem for `arch`, fetched where need be; None where only Docker can have it."""
+
+    def build_rootfs(self) -> Rootfs | None:
+        """The same for this machine's architecture: what the assembler's interpreter comes from."""
+
+
+@dataclass(frozen=True)
+class CachedRootfs:
+    """A root filesystem that was fetched into the cache."""
+
+    directory: Path
+    tar: Path
+    identity: str
+    cached_age_s: float | None
+
+    def write_tar(self, destination: Path, spec: TreeSpec) -> None:  # noqa: ARG002 - whole, whatever the spec
+        """Copies the tar file of the whole root."""
+        # A copy, not a hard link: what lies in an output folder is the user's to change.
+        destination.write_bytes(self.tar.read_bytes())
+
+
+def assembler_command(directory: Path, python_path: str, arch: Arch) -> tuple[str, ...]:
+    """The command that runs the interpreter at `python_path` in the root filesystem `directory` as it lies there.
+
+    Neither chroot nor root is needed: the base's own loader starts it, with the base's libraries. `arch` must
+    be this machine's. Behind the command go the program and its arguments.
+    """
+    root = Root(directory)
+    interpreter = find_interpreter(root, python_path, arch, str(directory))
+    if directory == Path("/"):
+        return (interpreter.path, *_FLAGS)
+    libraries = [root.real(folder) for folder in default_folders(arch)]
+    python = str(root.host(root.resolve(python_path).path))
+    return (
+        str(root.host(root.resolve(interpreter.loader).path)),
+        # sys.prefix, and so the standard library, is found from argv[0].
+        *("--argv0", python),
+        *("--library-path", ":".join(str(root.host(real)) for real in dict.fromkeys(libraries) if real)),
+        python,
+        *_FLAGS,
+    )

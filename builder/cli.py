@@ -1,0 +1,349 @@
+"""The commands: parse, print, exit codes; no logic.
+
+stdout carries the result alone (an image's name, a Dockerfile, JSON); everything else goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+import yaml
+
+from builder.arch import ARCHES, Arch, host_arch, parse_arch
+from builder.config import Config, effective, load_config, schema
+from builder.errors import BuildError, ConfigError, SandboxError, UsageError
+from builder.progress import Progress
+
+INTERRUPTED = 130
+"""128 + SIGINT, as a shell has it."""
+
+
+class DefaultVerb(click.Group):
+    """A group in which `build` may be left out."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = {"--help", "-h", "--version"}
+        if not args or (args[0] not in own and args[0] not in self.commands):
+            if args and not args[0].startswith("-"):
+                raise click.UsageError(f"no such command: {args[0]}. Commands: {', '.join(self.commands)}", ctx)
+            args = ["build", *args]
+        return super().parse_args(ctx, args)
+
+
+def _arches(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> tuple[Arch, ...]:
+    return tuple(dict.fromkeys(parse_arch(name) for name in names)) or (host_arch(),)
+
+
+_config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    default=Path("config.yaml"),
+    show_default=True,
+    help="The config to read.",
+)
+_arch_option = click.option(
+    "--arch",
+    "arches",
+    multiple=True,
+    metavar="|".join(ARCHES),
+    callback=_arches,
+    help="Architecture to build for; may be given again. Default: this machine's.",
+)
+_verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show commands, their output and tracebacks.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+_allow_missing_option = click.option(
+    "--allow-missing",
+    is_flag=True,
+    help="Only warn about members of python_lib_path that the base does not have.",
+)
+_output_option = click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("dist"),
+    show_default=True,
+    help="Folder for what is built: one folder an architecture.",
+)
+_tag_option = click.option(
+    "--tag", metavar="NAME:TAG", help="Name of the image, in place of the config's image.repository and image.tag."
+)
+
+
+@click.group(cls=DefaultVerb, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sandbox-build")
+def commands() -> None:
+    """Build container images that run untrusted Python in a chroot under seccomp.
+
+    Without a command, `build` is meant:
+
+    \b
+      sandbox-build --arch amd64            build ./config.yaml into dist/
+      echo 'print(1)' | sandbox-build run   run code in the jail of what was built
+      sandbox-build doctor                  what this machine can do, and how to mend a lack
+
+    Exit codes: 0 done, 1 build failed, 2 usage or config, 3 a tool is missing, 4 verification failed,
+    130 interrupted.
+    """
+
+
+@commands.command()
+@_config_option
+@_arch_option
+@click.option(
+    "--driver",
+    type=click.Choice(["auto", "docker", "oci"]),
+    default="auto",
+    show_default=True,
+    help="docker: Docker Engine's BuildKit; oci: no daemon; auto: docker where an engine answers.",
+)
+@_output_option
+@_tag_option
+@click.option("--push", is_flag=True, help="Push to the registry that the image's name begins with.")
+@click.option("--no-cache", is_flag=True, help="Fetch the base anew and build even when nothing changed.")
+@_allow_missing_option
+@_json_option
+@_verbose_option
+def build(
+    config_path: Path,
+    arches: tuple[Arch, ...],
+    driver: str,
+    output: Path,
+    tag: str | None,
+    push: bool,
+    no_cache: bool,
+    allow_missing: bool,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Build an image for each --arch, and print its name with its digest.
+
+    dist/ARCH/ then holds context/ (the Dockerfile and all that `docker build` needs) and image.tar, which
+    docker load, skopeo and podman accept.
+    """
+    from builder import pipeline
+
+    progress = Progress(verbose=verbose)
+    config = _load(config_path, progress)
+    options = pipeline.Options(
+        arches=arches,
+        driver=driver,
+        output=output,
+        cache=_cache(),
+        tag=tag,
+        push=push,
+        no_cache=no_cache,
+        allow_missing=allow_missing,
+        epoch=_epoch(os.environ),
+    )
+    built = pipeline.build(config, options, progress)
+    if as_json:
+        click.echo(json.dumps([asdict(one) | {"archive": str(one.archive), "name": one.name} for one in built], indent=1))
+    else:
+        for one in built:
+            click.echo(one.name)
+
+
+@commands.command()
+@_config_option
+@_arch_option
+@_tag_option
+@_allow_missing_option
+@_verbose_option
+def render(
+    config_path: Path, arches: tuple[Arch, ...], tag: str | None, allow_missing: bool, verbose: bool
+) -> None:
+    """Print the Dockerfile that `build` would use; nothing is built or fetched."""
+    from builder.dockerfile import render_dockerfile
+    from builder.plan import make_plan
+
+    progress = Progress(verbose=verbose)
+    config = _load(config_path, progress)
+    for arch in arches:
+        plan = make_plan(config, arch, tag=tag, epoch=_epoch(os.environ), allow_missing=allow_missing)
+        click.echo(render_dockerfile(plan.dockerfile), nl=False)
+
+
+@commands.command("show-config")
+@_config_option
+@_json_option
+@click.option("--schema", "as_schema", is_flag=True, help="Print the JSON schema of config.yaml instead.")
+@_verbose_option
+def show_config(config_path: Path, as_json: bool, as_schema: bool, verbose: bool) -> None:
+    """Print what the YAML, the environment and the defaults came to.
+
+    For an editor's completion: sandbox-build show-config --schema > config.schema.json
+    """
+    if as_schema:
+        click.echo(json.dumps(schema(), indent=2))
+        return
+    shown = effective(_load(config_path, Progress(verbose=verbose)))
+    if as_json:
+        click.echo(json.dumps(shown, indent=2))
+    else:
+        click.echo(yaml.safe_dump(shown, sort_keys=False), nl=False)
+
+
+@commands.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path),
+    help="An image.tar that was built. Default: this machine's architecture's below --output.",
+)
+@_output_option
+@click.option("-c", "code", metavar="CODE", help="Code to run, in place of a script.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.001), help="Wall-clock seconds. Default: the config's.")
+@click.option("--status", is_flag=True, help="Say on stderr what was in force: level, uid, namespaces.")
+@_verbose_option
+@click.argument("script", required=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def run(
+    image: Path | None,
+    output: Path,
+    code: str | None,
+    timeout_s: float | None,
+    status: bool,
+    verbose: bool,  # noqa: ARG001 - read by main()
+    script: str | None,
+    arguments: tuple[str, ...],
+) -> None:
+    """Run a script, or stdin, in the jail of a built image; no daemon is needed.
+
+    \b
+      echo 'print(1)' | sandbox-build run
+      sandbox-build run script.py ARG...     (stdin is the script's own)
+      sandbox-build run -c 'print(1)'
+
+    Ends with the code's exit code; 124 after a time-out, 125 after too much output, 208 to 223 where the
+    lock-down was refused (docs/exit-codes.md).
+    """
+    from builder import jailrun
+
+    path = image or output / host_arch().name / "image.tar"
+    if not path.is_file():
+        raise UsageError(f"{path}: no such image", "build one with `sandbox-build`, or name one with --image")
+    root = jailrun.unpack(path, _cache())
+    if code is not None:
+        rest = [*((script,) if script else ()), *arguments]
+        outcome = jailrun.run(root, ["-c", code, *rest], timeout_s=timeout_s)
+    elif script in (None, "-"):
+        outcome = jailrun.run(root, ["-", *arguments], timeout_s=timeout_s)
+    else:
+        with _open(Path(str(script))) as file:
+            outcome = jailrun.run(root, list(arguments), code=file, timeout_s=timeout_s)
+    if status:
+        click.echo(json.dumps(outcome.status), err=True)
+    sys.exit(outcome.exit_code)
+
+
+@commands.command()
+@_json_option
+@_verbose_option
+def doctor(as_json: bool, verbose: bool) -> None:  # noqa: ARG001 - verbose is read by main()
+    """Say what this machine can do, and what to do about each lack.
+
+    Exit code 3 where a lack makes every build impossible.
+    """
+    from builder.doctor import examine
+
+    findings = examine()
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        for finding in findings:
+            click.echo(f"{'ok  ' if finding.ok else 'LACK'} {finding.name}: {finding.found}")
+            if not finding.ok:
+                click.echo(f"       needed for: {finding.needed_for}")
+                if finding.hint:
+                    click.echo(f"       hint: {finding.hint}")
+    if any(finding.required and not finding.ok for finding in findings):
+        sys.exit(3)
+
+
+def _load(path: Path, progress: Progress) -> Config:
+    config, warnings = load_config(path, os.environ)
+    for warning in warnings:
+        progress.warn(warning)
+    return config
+
+
+def _cache() -> Path:
+    """Where bases and unpacked images are kept: the XDG base directory specification's cache."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "sandbox-build"
+
+
+def _epoch(environ: Mapping[str, str]) -> int:
+    """SOURCE_DATE_EPOCH (reproducible-builds.org), or our constant."""
+    from builder.plan import DEFAULT_EPOCH
+
+    text = environ.get("SOURCE_DATE_EPOCH")
+    if not text:
+        return DEFAULT_EPOCH
+    if not text.isdecimal() or int(text) >= 2**33:
+        raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}: it is a number of seconds since 1970")
+    return int(text)
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line; every failure becomes lines on stderr and the exit code that belongs to it."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # A service manager's SIGTERM cleans up as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    try:
+        code = _guarded(lambda: commands.main(args=arguments, prog_name="sandbox-build", standalone_mode=False))
+    except Exception as error:
+        if {"-v", "--verbose"} & set(arguments):
+            traceback.print_exc()
+        _complain(f"{type(error).__name__}: {error}", "this is a bug in sandbox-build: --verbose shows where")
+        code = 1
+    sys.exit(code)
+
+
+def _guarded(call: Callable[[], Any]) -> int:
+    try:
+        result = call()
+    except ConfigError as error:
+        for message, hint in error.problems:
+            _complain(message, hint)
+        return error.exit_code
+    except SandboxError as error:
+        _complain(error.message, error.hint)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted; nothing half-made was left behind", None)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our stdout has gone; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        failure = BuildError(f"{where}{error.strerror or error}")
+        _complain(failure.message, failure.hint)
+        return failure.exit_code
+    return result if isinstance(result, int) else 0
+
+
+def _complain(message: str, hint: str | None) -> None:
+    click.echo(f"error: {message}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)

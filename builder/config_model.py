@@ -1,0 +1,207 @@
+"""The schema of config.yaml: every key with its type, its default and what it means.
+
+The docstring below a key is its description in the JSON schema and the hint of its errors.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    model_validator,
+)
+
+from builder import config_values as values
+
+OPTIONAL_SYSTEM_PATHS: tuple[str, ...] = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/nsswitch.conf",
+    "/etc/hosts",
+    "/etc/resolv.conf",
+    "/run/systemd/resolve/stub-resolv.conf",
+    "/run/resolvconf/resolv.conf",
+    "/etc/localtime",
+    "/usr/share/zoneinfo",
+    "/etc/timezone",
+)
+"""The system files of dify-sandbox's default python_lib_path: a base without one of them is no error."""
+
+T = TypeVar("T")
+# YAML has lists; a frozen config holds tuples. Everything else is strict.
+List = Annotated[tuple[T, ...], Field(strict=False)]
+JailPath = Annotated[str, AfterValidator(values.absolute_path)]
+Size = Annotated[int, BeforeValidator(values.size_bytes, json_schema_input_type=int | str)]
+Syscall = Annotated[str, BeforeValidator(values.syscall_name)]
+SyscallOrNumber = Annotated[
+    int | str, PlainValidator(values.syscall_name_or_number, json_schema_input_type=int | str)
+]
+Group = Annotated[str, AfterValidator(values.group_name)]
+Variable = Annotated[str, AfterValidator(values.variable_name)]
+Duration = Annotated[
+    float,
+    BeforeValidator(values.duration_s, json_schema_input_type=str),
+    PlainSerializer(values.duration_text, return_type=str),
+]
+UidRange = Annotated[tuple[int, int], Field(strict=False), BeforeValidator(values.uid_range)]
+IndexUrl = Annotated[str, AfterValidator(values.index_url)]
+MirrorUrl = Annotated[str, AfterValidator(values.mirror_url)]
+Proxy = Annotated[str, AfterValidator(values.proxy_url)]
+SocksProxy = Annotated[str, AfterValidator(values.socks_url)]
+
+MiB = 1 << 20
+
+
+class Section(BaseModel):
+    """A mapping whose keys are known; one without a value (nothing, null, empty text) keeps its default."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unset(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        known = keys_of(cls)
+        return {key: value for key, value in data.items() if value not in (None, "") or key not in known}
+
+
+class App(Section):
+    """The HTTP service, as dify-sandbox has it."""
+
+    port: int = Field(default=8194, ge=1, le=65535)
+    """HTTP port, 1 to 65535."""
+    debug: bool = True
+    """Verbose logs."""
+    key: str = Field(default="", repr=False)
+    """The key that clients send as X-Api-Key; there is none by default."""
+
+
+class Proxies(Section):
+    """What a run with network gets as HTTP_PROXY and HTTPS_PROXY."""
+
+    socks5: SocksProxy | None = Field(default=None, repr=False)
+    """A SOCKS 5 proxy for everything: socks5://HOST:PORT."""
+    http: Proxy | None = Field(default=None, repr=False)
+    """The proxy for http: http://HOST:PORT."""
+    https: Proxy | None = Field(default=None, repr=False)
+    """The proxy for https: http://HOST:PORT."""
+
+
+class Image(Section):
+    """What the image is called."""
+
+    repository: Annotated[str, AfterValidator(values.repository)] = "sandbox-python"
+    """The image's name, with a registry before it where it is pushed to one."""
+    tag: Annotated[str, AfterValidator(values.tag)] = "latest"
+    """The image's tag: at most 128 letters, digits, _ . and -."""
+    labels: dict[
+        Annotated[str, AfterValidator(values.label_key)], Annotated[str, AfterValidator(values.label_value)]
+    ] = Field(default_factory=dict)
+    """Labels of the image: text by text."""
+
+
+class Syscalls(Section):
+    """What the seccomp policy lets through, by name, on every architecture."""
+
+    groups: List[Group] = ()
+    """Groups of system calls out of images/python/seccomp.yaml that are allowed besides the default ones."""
+    allow: List[Syscall] = ()
+    """Single system calls that are allowed besides."""
+    deny: List[Syscall] = ()
+    """System calls that are denied even where a group allows them."""
+
+
+class Limits(Section):
+    """What one run may use at most."""
+
+    memory_bytes: Size = Field(default=1024 * MiB, alias="memory", ge=16 * MiB)
+    """Address space of a run: bytes or a size such as 1GiB, at least 16MiB."""
+    cpu_s: int = Field(default=10, ge=1, le=86400)
+    """CPU seconds, 1 to 86400."""
+    file_size_bytes: Size = Field(default=64 * MiB, alias="file_size")
+    """Largest file that a run may write: bytes or a size such as 64MiB."""
+    processes: int = Field(default=64, ge=1, le=4_194_304)
+    """Processes and threads of the run's user, at least 1."""
+    open_files: int = Field(default=256, ge=16, le=1_048_576)
+    """Open descriptors, 16 to 1048576."""
+    output_bytes: Size = Field(default=10 * MiB, alias="output")
+    """What a run may print before it is cut off: bytes or a size such as 10MiB."""
+
+
+class Jail(Section):
+    """How a run is confined."""
+
+    level: Literal["any", "chroot", "landlock"] = "any"
+    """The confinement that a run requires: chroot, landlock, or any (chroot where it can be had)."""
+    namespaces: List[Literal["net", "ipc", "uts"]] = ("net", "ipc", "uts")
+    """Namespaces of its own that a run gets where the kernel allows it: net, ipc, uts."""
+    uid_range: UidRange = (10_000, 50_000)
+    """[FIRST, COUNT] of the user ids that runs get: from 1000 on and below 2^31."""
+    env: dict[Variable, Annotated[str, AfterValidator(values.variable_value)]] = Field(default_factory=dict)
+    """Environment variables of every run: text by name."""
+    env_keep: List[Variable] = ("TZ",)
+    """Environment variables that a run takes over from the container."""
+
+
+class Config(Section):
+    """What config.yaml and the environment came to."""
+
+    base: Annotated[str, AfterValidator(values.base)] = "debian:trixie"
+    """Where Python comes from: debian:SUITE, an image reference, or host."""
+    base_mirror: MirrorUrl | None = Field(default=None, repr=False)
+    """Mirror of Debian's archive for a debian: base, in place of the one that this machine uses."""
+    image: Image = Field(default_factory=Image)
+    """The image's name, tag and labels."""
+    python_path: JailPath | None = None
+    """The interpreter's path in the base; found by itself when not given."""
+    python_lib_path: List[JailPath] | None = None
+    """Exactly these folders and files besides what the interpreter needs; found by itself when not given."""
+    system_lib_requirements: List[JailPath] | None = None
+    """System files in the jail (certificates, time zones, name service), in place of the default ones."""
+    python_pip_mirror_url: IndexUrl | None = Field(default=None, repr=False)
+    """Package index for pip."""
+    python_deps_update_interval: Duration = 1800.0
+    """How often dify-sandbox copies its tree anew: a duration such as 30m. An image has nothing to copy."""
+    syscalls: Syscalls = Field(default_factory=Syscalls)
+    """System calls that are allowed or denied besides the default ones: groups, allow, deny."""
+    enable_network: bool = False
+    """Allows the network's system calls."""
+    enable_preload: bool = False
+    """Honours the `preload` text of a request."""
+    allowed_syscalls: List[SyscallOrNumber] = ()
+    """dify-sandbox's list of numbers: kept, not applied. Name the calls under syscalls.allow."""
+    limits: Limits = Field(default_factory=Limits)
+    """Memory, CPU time, processes and output that one run may use at most."""
+    jail: Jail = Field(default_factory=Jail)
+    """The confinement of a run: level, namespaces, user ids, environment."""
+    app: App = Field(default_factory=App)
+    """The HTTP service: port, debug, key."""
+    max_workers: int = Field(default=4, ge=1, le=10_000)
+    """Runs at once; further ones wait. 1 to 10000."""
+    max_requests: int = Field(default=50, ge=1, le=1_000_000)
+    """Requests in flight; further ones are turned away. 1 to 1000000."""
+    worker_timeout: float = Field(default=5.0, gt=0, le=86400, allow_inf_nan=False)
+    """Seconds of wall clock that one run may take, more than 0."""
+    nodejs_path: JailPath = "/usr/local/bin/node"
+    """The interpreter of dify-sandbox's second language."""
+    proxy: Proxies = Field(default_factory=Proxies)
+    """Proxies of a run with network: socks5, http, https."""
+    log_path: Annotated[str, AfterValidator(values.plain_path)] = "./logs"
+    """Folder for the service's logs."""
+
+
+def keys_of(section: type[Section]) -> dict[str, Any]:
+    """The keys of a section as config.yaml spells them, with the type that each of them has."""
+    return {field.alias or name: field.annotation for name, field in section.model_fields.items()}
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section that a key's type is, None where it is a value."""
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None

@@ -1,0 +1,155 @@
+"""What this host can do: one finding for each thing that a build or a run may need, and what to do about a lack."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder import command
+from builder.arch import ARCHES, host_arch
+from builder.drivers.docker import engine_version, find_client
+from builder.errors import SandboxError
+
+_LANDLOCK_CREATE_RULESET = 444  # the same number on both architectures (asm-generic/unistd.h)
+_LANDLOCK_VERSION = 1  # LANDLOCK_CREATE_RULESET_VERSION
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    ok: bool
+    found: str
+    needed_for: str
+    hint: str = ""
+    """What to do about the lack; empty where there is none."""
+    required: bool = False
+    """Nothing at all can be built without it."""
+
+
+def examine() -> list[Finding]:
+    """Every finding, in the order in which they matter. Changes nothing on the host."""
+    return [finding for check in _CHECKS for finding in check()]
+
+
+def _architecture() -> Iterator[Finding]:
+    machine = platform.machine()
+    ok = any(arch.machine == machine for arch in ARCHES.values())
+    yield Finding(
+        "architecture", ok, machine, "everything", "" if ok else "use an x86_64 or aarch64 machine", required=True
+    )
+
+
+def _kernel() -> Iterator[Finding]:
+    actions = _read("/proc/sys/kernel/seccomp/actions_avail")
+    release = platform.release()
+    yield Finding(
+        "seccomp",
+        "errno" in actions and "kill_process" in actions,
+        f"Linux {release}: {actions or 'no seccomp'}",
+        "running code in the jail",
+        "" if actions else "use a kernel with CONFIG_SECCOMP_FILTER",
+    )
+    libc = ctypes.CDLL(None, use_errno=True)
+    abi = libc.syscall(_LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), _LANDLOCK_VERSION)
+    yield Finding(
+        "Landlock",
+        abi > 0,
+        f"ABI {abi}" if abi > 0 else "not in this kernel, or not enabled",
+        "the jail of an ordinary user who may not make a user namespace",
+        "" if abi > 0 else "boot with lsm=landlock,... on Linux 5.13 or later, or run as root",
+    )
+
+
+def _user_namespaces() -> Iterator[Finding]:
+    try:
+        command.run(["unshare", "--user", "--map-root-user", "--mount", "true"], missing="apt-get install util-linux")
+        found, hint = "may be made", ""
+    except SandboxError as error:
+        found = error.message.splitlines()[-1].removeprefix("  < ")
+        hint = "as root none is needed; else see sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces"
+        if Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists():
+            hint += " and kernel.apparmor_restrict_unprivileged_userns"
+    yield Finding("user namespaces", not hint, found, "`sandbox-build run` as an ordinary user", hint)
+
+
+def _libseccomp() -> Iterator[Finding]:
+    try:
+        import pyseccomp
+
+        found, hint = f"libseccomp {'.'.join(map(str, pyseccomp.system_version()))}", ""
+    except (RuntimeError, OSError, ImportError) as error:
+        found, hint = str(error), "apt-get install libseccomp2"
+    yield Finding("libseccomp", not hint, found, "compiling the policy", hint, required=True)
+
+
+def _mmdebstrap() -> Iterator[Finding]:
+    path = shutil.which("mmdebstrap")
+    yield Finding(
+        "mmdebstrap",
+        path is not None,
+        path or "not installed",
+        "base: debian:*",
+        "" if path else "apt-get install mmdebstrap",
+    )
+
+
+def _docker() -> Iterator[Finding]:
+    try:
+        found, hint = f"Engine {engine_version()}", ""
+    except SandboxError as error:
+        found, hint = error.message, error.hint or ""
+    yield Finding("Docker Engine", not hint, found, "--driver docker, and image references as base", hint)
+    try:
+        found, hint = f"{find_client()}", ""
+    except SandboxError as error:
+        found, hint = error.message, error.hint or ""
+    yield Finding("BuildKit client", not hint, found, "--driver docker", hint)
+
+
+def _binfmt() -> Iterator[Finding]:
+    try:
+        own = host_arch().name
+    except SandboxError:
+        return
+    for arch in ARCHES.values():
+        if arch.name == own:
+            continue
+        handler = Path(f"/proc/sys/fs/binfmt_misc/qemu-{arch.machine}")
+        yield Finding(
+            f"programs of {arch.name}",
+            handler.exists(),
+            "run under qemu-user" if handler.exists() else "do not run here",
+            f"trying {arch.name} images here (building them needs no emulation)",
+            "" if handler.exists() else "apt-get install qemu-user-static, and mount binfmt_misc",
+        )
+
+
+def _privileges() -> Iterator[Finding]:
+    root = os.geteuid() == 0
+    yield Finding("user", True, "root" if root else f"uid {os.geteuid()}", "nothing: either builds and runs")
+
+
+_CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    _architecture,
+    _privileges,
+    _kernel,
+    _user_namespaces,
+    _libseccomp,
+    _mmdebstrap,
+    _docker,
+    _binfmt,
+)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return ""

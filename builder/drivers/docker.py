@@ -1,0 +1,218 @@
+"""Docker Engine: BuildKit builds the rendered Dockerfile, and the image is saved out of the engine.
+
+The SDK does all that its API can. It drives the legacy builder only, without `RUN --mount`: for BuildKit a
+command-line client is looked for that can.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import secrets
+import shutil
+import tarfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import docker
+import requests
+from docker.errors import DockerException
+
+from builder.archive import BuiltImage
+from builder.command import run
+from builder.drivers.driver import AssemblerOutput, BuildJob
+from builder.errors import BuildError, SandboxError, ToolMissing
+from builder.progress import Progress
+from builder.reference import parse_reference
+
+_WITHOUT_DOCKER = "--driver oci needs no Docker"
+
+# Saving: the engine writes the whole image to its own disk before the first byte comes.
+_TIMEOUT_S = 600
+
+# BuildKit left docker's own client for the buildx plugin with version 23.
+_LAST_WITH_BUILDKIT = 22
+
+
+@dataclass(frozen=True)
+class BuildKitClient:
+    """A docker command that can drive BuildKit."""
+
+    path: str
+    version: str
+    buildx: bool
+
+    def __str__(self) -> str:
+        if self.buildx:
+            return f"{self.path} with buildx {self.version}"
+        return f"{self.path} {self.version} with BuildKit built in"
+
+    def command(self, job: BuildJob, tag: str) -> list[str]:
+        """The command line that builds `job` and leaves it in the engine as `tag`."""
+        return [
+            self.path,
+            # A builder in a container of its own keeps the image unless told to load it into the engine.
+            *(("buildx", "build", "--load") if self.buildx else ("build",)),
+            *("--platform", job.arch.platform),
+            *("--progress", "plain"),
+            *("--network", "none"),
+            *(("--no-cache",) if job.no_cache else ()),
+            *("--tag", tag),
+            str(job.context),
+        ]
+
+
+def find_client(search_path: str | None = None) -> BuildKitClient:
+    """The first docker on `search_path` that can drive BuildKit; ToolMissing where none can.
+
+    By default on PATH, then in /usr/bin: a distribution's own client may be hidden by one that lacks buildx.
+    """
+    if search_path is None:
+        search_path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/bin"])
+    unfit = []
+    seen = set()
+    for folder in filter(None, search_path.split(os.pathsep)):
+        client = Path(folder) / "docker"
+        if not os.access(client, os.X_OK) or client.resolve() in seen:
+            continue
+        seen.add(client.resolve())
+        with suppress(SandboxError):
+            # github.com/docker/buildx VERSION REVISION
+            said = run([str(client), "buildx", "version"]).split()
+            return BuildKitClient(str(client), " ".join(said[1:2]), buildx=True)
+        with suppress(SandboxError):
+            version = re.search(r"Docker version ((\d+)\.[^\s,]+)", run([str(client), "--version"]))
+            if version and int(version[2]) <= _LAST_WITH_BUILDKIT:
+                return BuildKitClient(str(client), version[1], buildx=False)
+        unfit.append(str(client))
+    if unfit:
+        raise ToolMissing(
+            f"no docker client here can drive BuildKit: {', '.join(unfit)} without buildx",
+            f"install the buildx plugin (docker-buildx or docker-buildx-plugin); {_WITHOUT_DOCKER}",
+        )
+    raise ToolMissing("no docker client on PATH", f"install docker.io or docker-cli; {_WITHOUT_DOCKER}")
+
+
+def connect() -> docker.DockerClient:
+    """A session with Docker Engine; ToolMissing where none answers.
+
+    DOCKER_HOST says where, else the context that `docker context use` chose: the client's engine is the same.
+    """
+    try:
+        return docker.from_env(timeout=_TIMEOUT_S)
+    except (DockerException, requests.RequestException) as error:
+        if "Permission denied" in str(error):
+            raise ToolMissing(
+                "this user may not talk to Docker Engine",
+                f"add the user to the group docker and log in again; {_WITHOUT_DOCKER}",
+            ) from error
+        raise ToolMissing(
+            f"no Docker Engine answers at {os.environ.get('DOCKER_HOST', 'its usual socket')}",
+            f"start it (systemctl start docker); {_WITHOUT_DOCKER}",
+        ) from error
+
+
+def engine_version() -> str:
+    """The version of the Docker Engine that answers here; ToolMissing where none does."""
+    with closing(connect()) as engine:
+        return str(engine.version()["Version"])
+
+
+class DockerDriver:
+    """A running Docker Engine and a client for its BuildKit; ToolMissing where one is not there."""
+
+    name = "docker"
+
+    def __init__(self) -> None:
+        self._version = engine_version()
+        self._client = find_client()
+
+    def __str__(self) -> str:
+        return f"Docker Engine {self._version} through {self._client}"
+
+    def build(self, job: BuildJob, progress: Progress) -> BuiltImage:
+        # Under a name of its own until it is whole: an interrupted build takes nobody's tag.
+        temporary = f"sandbox-build:{job.arch.name}-{secrets.token_hex(8)}"
+        with closing(connect()) as engine:
+            try:
+                self._build(engine, job, temporary, progress)
+                with _explained():
+                    progress.detail("saving the image")
+                    image = engine.images.get(temporary)
+                    built = _save(engine, str(image.id), job.scratch)
+                    reference = parse_reference(job.reference)
+                    image.tag(reference.name, reference.tag)
+                return built
+            finally:
+                # Takes the name away, and the image too where it has no other.
+                with suppress(DockerException, requests.RequestException):
+                    engine.images.remove(temporary)
+
+    def _build(self, engine: docker.DockerClient, job: BuildJob, tag: str, progress: Progress) -> None:
+        output = AssemblerOutput(progress)
+        try:
+            run(
+                self._client.command(job, tag),
+                # Without attestations: one image, not an index with one image in it.
+                env=os.environ | {"DOCKER_BUILDKIT": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"},
+                on_line=output,
+                echo=progress.command,
+            )
+        except BuildError as error:
+            with _explained():
+                engine.ping()
+            raise output.failure(error) from None
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turns the SDK's exceptions into BuildError."""
+    try:
+        yield
+    except requests.RequestException as error:
+        raise BuildError("Docker Engine went away during the build", _WITHOUT_DOCKER) from error
+    except DockerException as error:
+        raise BuildError(f"Docker Engine: {error}") from error
+
+
+def _save(engine: docker.DockerClient, image_id: str, scratch: Path) -> BuiltImage:
+    """The image as its config and uncompressed layer tars, all in `scratch`."""
+    saved = scratch / "saved.tar"
+    try:
+        with saved.open("wb") as file:
+            for chunk in engine.api.get_image(image_id):
+                file.write(chunk)
+        with tarfile.open(saved) as tar:
+            (manifest,) = json.load(_member(tar, "manifest.json"))
+            layers = []
+            for number, name in enumerate(manifest["Layers"]):
+                layers.append(scratch / f"layer-{number}.tar")
+                _extract_layer(tar, name, layers[-1])
+            return BuiltImage(_member(tar, manifest["Config"]).read(), tuple(layers))
+    except OSError as error:
+        if isinstance(error, requests.RequestException):
+            raise  # an OSError too, and the caller's to explain
+        raise BuildError(f"{scratch}: the image cannot be saved: {error.strerror}") from error
+    finally:
+        saved.unlink(missing_ok=True)
+
+
+def _member(tar: tarfile.TarFile, name: str) -> IO[bytes]:
+    """The file `name` of a saved image."""
+    file = tar.extractfile(name)
+    if file is None:
+        raise BuildError(f"the image that Docker Engine saved has no {name}")
+    return file
+
+
+def _extract_layer(tar: tarfile.TarFile, name: str, target: Path) -> None:
+    """Writes a layer of a saved image, uncompressed: engines on containerd's store save it gzipped."""
+    with _member(tar, name) as file, target.open("wb") as writer:
+        compressed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        shutil.copyfileobj(gzip.GzipFile(fileobj=file) if compressed else file, writer, 1 << 20)

@@ -1,0 +1,99 @@
+"""What every driver takes and gives, and what it makes of the assembler's output."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from builder.arch import Arch
+from builder.archive import BuiltImage
+from builder.errors import BuildError, ConfigError, SandboxError
+from builder.progress import Progress
+
+__all__ = ["AssemblerOutput", "BuildJob", "BuiltImage", "Driver"]
+
+
+@dataclass(frozen=True)
+class BuildJob:
+    """One image of one architecture."""
+
+    arch: Arch
+    context: Path
+    """The context directory, complete, with its Dockerfile."""
+    scratch: Path
+    """An empty folder for what is made on the way, results included; the caller's to delete."""
+    reference: str
+    """[HOST/]REPOSITORY:TAG."""
+    python_path: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    rootfs: Path | None = None
+    """The target's root filesystem, for a driver that reads it itself; None for a base of kind `image`."""
+    assembler_command: tuple[str, ...] = ()
+    """The base's interpreter for this machine, with its options, as this machine can start it."""
+    epoch: int = 0
+    """The date of everything in the image, where the driver decides it: seconds since 1970."""
+    no_cache: bool = False
+
+
+class Driver(Protocol):
+    """A way of building images."""
+
+    @property
+    def name(self) -> str: ...
+
+    def build(self, job: BuildJob, progress: Progress) -> BuiltImage:
+        """Builds the image; whatever stops it, nothing is left behind but files in job.scratch."""
+        ...
+
+
+# BuildKit's plain progress has "#STEP SECONDS " before what a step prints.
+_BUILDKIT_PREFIX = re.compile(r"#\d+ (?:\d+\.\d+ )?")
+_EXIT_CODE = re.compile(r"exit code:? (\d+)")
+
+
+class AssemblerOutput:
+    """Listens to a build's lines: shows the assembler's progress and warnings, and knows why it failed."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._lines: list[str] = []
+
+    def __call__(self, line: str) -> None:
+        line = _BUILDKIT_PREFIX.sub("", line, count=1)
+        self._lines.append(line)
+        if line.startswith("warning: "):
+            self._progress.warn(line.removeprefix("warning: "))
+        elif line:
+            self._progress.detail(line.removeprefix("progress: "))
+
+    def failure(self, error: BuildError) -> SandboxError:
+        """The assembler's own words where it had some, else `error`, which is the command's failure.
+
+        The assembler's exit code 2 says that the config is wrong. Docker's own exit code is another: BuildKit
+        prints the assembler's.
+        """
+        problems = list(_problems(self._lines))
+        if not problems:
+            return error
+        code = next(filter(None, map(_EXIT_CODE.search, [*self._lines, error.message])), None)
+        if code is not None and code[1] == "2":
+            return ConfigError(problems)
+        return BuildError("\n".join(message for message, _ in problems), problems[-1][1])
+
+
+def _problems(lines: Iterable[str]) -> Iterable[tuple[str, str | None]]:
+    """The (message, hint) pairs of `error:` lines and the `hint:` lines that follow them."""
+    message = None
+    for line in lines:
+        if line.startswith("error: "):
+            if message is not None:
+                yield message, None
+            message = line.removeprefix("error: ")
+        elif line.startswith("hint: ") and message is not None:
+            yield message, line.removeprefix("hint: ")
+            message = None
+    if message is not None:
+        yield message, None

@@ -1,0 +1,192 @@
+"""Runs code in the jail of a built image on this machine, with no daemon: what `sandbox-build run` does.
+
+The image's root is unpacked once into a cache. Each run then gets namespaces of its own through unshare(1):
+a mount namespace where the root is read-only and /tmp of the jail is a small tmpfs, and a PID namespace that
+takes every process of the run with it. The image's own entrypoint does the lock-down, as in a container.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from builder.archive import open_archive, unpack_archive
+from builder.errors import BuildError, ToolMissing
+from builder.tree.spec import SANDBOX_PATH, TREE_PATH
+
+TIMEOUT_EXIT = 124
+"""What timeout(1) ends with, too."""
+OUTPUT_EXIT = 125
+
+# $0 is the root, $1 the size of the scratch, the rest the command. Data arrives as arguments, never as text.
+_ENTER = f"""
+set -e
+mount --bind "$0" "$0"
+mount -o remount,bind,ro,nosuid,nodev "$0"
+mount -t tmpfs -o "size=$1,nr_inodes=4096,mode=0755,nosuid,nodev" tmpfs "$0{TREE_PATH}/tmp"
+shift
+exec "$@"
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    exit_code: int
+    """The code's own; the runtime's (208 to 223); 124 for a time-out, 125 for too much output."""
+    status: dict[str, Any]
+    """What the runtime said was in force; empty where the lock-down was never reached."""
+
+
+def unpack(image: Path, cache: Path) -> Path:
+    """The root of the image archive at `image`, unpacked below `cache` unless it is there already."""
+    with open_archive(image) as archive:
+        digest = archive.descriptor.digest.removeprefix("sha256:")
+    root = cache / "roots" / digest
+    if not root.is_dir():
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root.parent, prefix=".unpack-") as partial:
+            unpack_archive(image, Path(partial) / "root")
+            try:
+                (Path(partial) / "root").rename(root)
+            except OSError:
+                if not root.is_dir():  # another run was faster
+                    raise
+    return root
+
+
+def run(
+    root: Path,
+    arguments: Sequence[str],
+    *,
+    code: BinaryIO | None = None,
+    stdin: int | BinaryIO | None = None,
+    timeout_s: float | None = None,
+    stdout: BinaryIO | None = None,
+    stderr: BinaryIO | None = None,
+) -> Outcome:
+    """Runs the image whose root is `root` and passes its output on as it comes.
+
+    `arguments` are the entrypoint's. `code` is read from a descriptor of its own, so that `stdin` is the
+    program's. Time-out and output limit are those of runtime.json unless given.
+    """
+    settings = json.loads((root / SANDBOX_PATH.lstrip("/") / "runtime.json").read_bytes())
+    timeout_s = settings["worker_timeout_s"] if timeout_s is None else timeout_s
+    status_read, status_write = os.pipe()
+    passed = [status_write]
+    entrypoint = [
+        *(settings["python"], "-I", "-S", "-B", f"{SANDBOX_PATH}/entrypoint.pyc"),
+        *("--status-fd", str(status_write), "--uid", str(_uid(settings["uid_range"]))),
+    ]
+    if code is not None:
+        passed.append(code.fileno())
+        entrypoint += ["--code-fd", str(code.fileno())]
+    command = [*enter_command(root, settings), *entrypoint, *arguments]
+    try:
+        process = subprocess.Popen(  # noqa: S603 - a list, never a shell; see _ENTER
+            command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=passed
+        )
+    except FileNotFoundError:
+        os.close(status_read)
+        raise ToolMissing(f"{command[0]} is not installed", "apt-get install util-linux") from None
+    finally:
+        os.close(status_write)
+    with process, open(status_read, "rb") as status_file:
+        try:
+            stopped = _pump(
+                process,
+                stdout or sys.stdout.buffer,
+                stderr or sys.stderr.buffer,
+                deadline=time.monotonic() + timeout_s,
+                limit_bytes=settings["limits"]["output_bytes"],
+            )
+        except BaseException:
+            process.kill()
+            raise
+        exit_code = process.wait() if stopped is None else stopped
+        status = status_file.read()
+    if not status and stopped is None:
+        raise BuildError(
+            f"the jail could not be entered (exit code {exit_code}; its own message is above)",
+            "run as root, or where user namespaces are allowed: `sandbox-build doctor` says which",
+        )
+    # A shell's convention for a program that a signal ended.
+    return Outcome(128 - exit_code if exit_code < 0 else exit_code, json.loads(status or b"{}"))
+
+
+def enter_command(root: Path, settings: dict[str, Any]) -> list[str]:
+    """The command that makes `root` the root directory of what follows it, with the most isolation to be had."""
+    if os.geteuid() == 0 and not _may_mount():
+        return ["chroot", str(root)]  # in a container: root without CAP_SYS_ADMIN
+    namespaces = ["--mount", "--pid", "--fork", "--kill-child"]
+    change_root = ["chroot", str(root)]
+    if os.geteuid() != 0:
+        # mount(8) wants to be root; the jail wants a uid that is not: one user namespace inside another.
+        namespaces.append("--map-root-user")
+        uid = _uid(settings["uid_range"])
+        change_root = ["unshare", f"--map-user={uid}", f"--map-group={uid}", "--keep-caps", f"--root={root}"]
+    scratch_bytes = str(settings["limits"]["scratch_bytes"])
+    return ["unshare", *namespaces, "sh", "-c", _ENTER, str(root), scratch_bytes, *change_root]
+
+
+def _may_mount() -> bool:
+    """Whether this process has CAP_SYS_ADMIN (bit 21 of capabilities(7))."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> 21 & 1)
+    return False
+
+
+def _uid(uid_range: Sequence[int]) -> int:
+    """A uid that no other run of this machine's has: our own process id, folded into the range."""
+    first, count = uid_range
+    return first + os.getpid() % count
+
+
+def _pump(
+    process: subprocess.Popen[bytes], stdout: BinaryIO, stderr: BinaryIO, *, deadline: float, limit_bytes: int
+) -> int | None:
+    """Passes output on until both pipes close; kills the run past `deadline` (monotonic) or `limit_bytes`.
+
+    Returns None, or the exit code that says why the run was stopped. Never holds more than one read.
+    """
+    left = limit_bytes
+    with selectors.DefaultSelector() as selector:
+        for source, target in ((process.stdout, stdout), (process.stderr, stderr)):
+            assert source is not None  # noqa: S101 - both are PIPE
+            selector.register(source, selectors.EVENT_READ, target)
+        while selector.get_map():
+            wait_s = deadline - time.monotonic()
+            events = selector.select(wait_s) if wait_s > 0 else []
+            if not events:
+                process.kill()
+                _say(stderr, "error: timeout")
+                return TIMEOUT_EXIT
+            for key, _ in events:
+                data = os.read(key.fd, 1 << 16)
+                if not data:
+                    selector.unregister(key.fileobj)
+                    continue
+                key.data.write(data[:left])
+                key.data.flush()
+                left -= len(data)
+                if left < 0:
+                    process.kill()
+                    _say(stderr, f"error: more than {limit_bytes} bytes of output")
+                    return OUTPUT_EXIT
+    return None
+
+
+def _say(stderr: BinaryIO, text: str) -> None:
+    stderr.write(f"sandbox: {text}\n".encode())
+    stderr.flush()

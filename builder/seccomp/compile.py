@@ -1,0 +1,108 @@
+"""Policy to classic BPF, for either architecture on either: libseccomp's, behind a few lines of ours."""
+
+from __future__ import annotations
+
+import errno
+import struct
+import tempfile
+
+from builder.arch import Arch
+from builder.errors import BuildError
+from builder.seccomp.policy import Policy
+from builder.seccomp.syscalls import libseccomp, number, token
+
+MAX_INSTRUCTIONS = 4096
+"""BPF_MAXINSNS (linux/bpf_common.h): the kernel refuses a longer program."""
+
+INSTRUCTION = struct.Struct("<HBBI")
+"""struct sock_filter (linux/filter.h), little endian: code, jump if true, jump if false, constant."""
+
+X32_BIT = 0x4000_0000
+"""Set in the number of each call of amd64's x32 ABI, which shares amd64's AUDIT_ARCH; in no number else."""
+
+_LOAD, _JUMP_IF_EQUAL, _JUMP_IF_GREATER, _JUMP_IF_GREATER_OR_EQUAL, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x06
+_NUMBER, _ARCH = 0, 4  # offsets in struct seccomp_data
+_BINARY_TREE = 2  # SCMP_FLTATR_CTL_OPTIMIZE
+
+
+def compile_policy(policy: Policy, arch: Arch) -> bytes:
+    """The policy as an array of struct sock_filter; the same policy and libseccomp give the same bytes.
+
+    BuildError when it is longer than the kernel loads. ToolMissing without libseccomp.
+    """
+    program = _newer_calls(policy, arch) + _libseccomp_program(policy, arch)
+    instructions = len(program) // INSTRUCTION.size
+    if instructions > MAX_INSTRUCTIONS:
+        raise BuildError(
+            f"the system-call policy for {arch.name} has {instructions} instructions, and the kernel loads at"
+            f" most {MAX_INSTRUCTIONS}",
+            "take calls with many conditions out of syscalls: {groups, allow}",
+        )
+    return program
+
+
+def newest_number(policy: Policy, arch: Arch) -> int:
+    """The highest number of a call that the policy names; higher ones are answered with ENOSYS.
+
+    As runc does: a program made for a kernel newer than the policy falls back on older calls when it meets
+    ENOSYS, as it would on an older kernel, and gives up when it meets EPERM.
+    """
+    names = [*policy.allowed(), *(rule.name for rule in (*policy.enosys, *policy.kill))]
+    return max(found for name in names if (found := number(name, arch)) is not None)
+
+
+def _newer_calls(policy: Policy, arch: Arch) -> bytes:
+    """Kills foreign ABIs, answers ENOSYS to calls newer than the policy, falls through for the rest.
+
+    libseccomp can only say what it has a name for. Jumps are relative, so its program may stand behind this.
+    """
+    seccomp = libseccomp()
+    return b"".join(
+        INSTRUCTION.pack(code, if_true, if_false, constant)
+        for code, if_true, if_false, constant in (
+            (_LOAD, 0, 0, _ARCH),
+            (_JUMP_IF_EQUAL, 0, 2, arch.audit_arch),
+            (_LOAD, 0, 0, _NUMBER),
+            (_JUMP_IF_GREATER_OR_EQUAL, 0, 1, X32_BIT),
+            (_RETURN, 0, 0, seccomp.KILL_PROCESS),
+            (_JUMP_IF_GREATER, 0, 1, newest_number(policy, arch)),
+            (_RETURN, 0, 0, seccomp.ERRNO(errno.ENOSYS)),
+        )
+    )
+
+
+def _libseccomp_program(policy: Policy, arch: Arch) -> bytes:
+    seccomp = libseccomp()
+    program = seccomp.SyscallFilter(seccomp.ERRNO(errno.EPERM))
+    # Ours have killed these before; libseccomp by itself would kill one thread of the process.
+    program.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.KILL_PROCESS)
+    program.set_attr(seccomp.Attr.CTL_OPTIMIZE, _BINARY_TREE)
+    if seccomp.system_arch() != token(arch):
+        program.add_arch(token(arch))
+        program.remove_arch(seccomp.system_arch())
+
+    def add(action: int, name: str, *arguments: object) -> None:
+        # By name, always: a number would be taken for the build machine's own numbering.
+        if number(name, arch) is not None:
+            program.add_rule_exactly(action, name, *arguments)
+
+    for rule in policy.kill:
+        add(seccomp.KILL_PROCESS, rule.name)
+    for rule in policy.enosys:
+        add(seccomp.ERRNO(errno.ENOSYS), rule.name)
+    for name, lines in policy.allowed().items():
+        for line in lines:
+            add(
+                seccomp.ALLOW,
+                name,
+                *(
+                    seccomp.Arg(one.argument, seccomp.MASKED_EQ, one.mask, one.value)
+                    for one in line.conditions
+                ),
+            )
+        if not lines:
+            add(seccomp.ALLOW, name)
+    with tempfile.TemporaryFile() as file:
+        program.export_bpf(file)
+        file.seek(0)
+        return file.read()

@@ -1,0 +1,65 @@
+"""The assembler as a program: what a Dockerfile runs, and what the oci driver runs without Docker."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from builder.errors import ConfigError, SandboxError
+from builder.tree.assemble import assemble
+from builder.tree.spec import TreeSpec
+
+INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Assembles as the arguments say; `progress:` and `warning:` lines on stdout, `error:` and `hint:` lines on stderr."""
+    parser = argparse.ArgumentParser(prog="assembler", description="Assemble the jail tree from a base.")
+    for name, meaning in (
+        ("--root", "root filesystem of the base, for the target architecture"),
+        ("--spec", "spec.json"),
+        ("--runtime", "folder with the runtime's modules and _syscall.abi3.so"),
+        ("--policy", "compiled filter"),
+        ("--out", "folder to make; it must not exist"),
+    ):
+        parser.add_argument(name, type=Path, required=True, help=meaning)
+    options = parser.parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A file name that is not UTF-8 must not end the assembly.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # typed as TextIO
+    try:
+        spec = TreeSpec.from_json(options.spec.read_text(encoding="utf-8"))
+        report = assemble(
+            spec,
+            root=options.root,
+            runtime=options.runtime,
+            policy=options.policy,
+            out=options.out,
+            progress=lambda text: print(f"progress: {text}", flush=True),
+        )
+        for warning in report.warnings:
+            print(f"warning: {warning}", flush=True)
+    except ConfigError as error:
+        for message, hint in error.problems:
+            _say(message, hint)
+        return error.exit_code
+    except SandboxError as error:
+        _say(error.message, error.hint)
+        return error.exit_code
+    except OSError as error:
+        _say(f"{error.filename}: {error.strerror}", None)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _say(message: str, hint: str | None) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    if hint is not None:
+        print(f"hint: {hint}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

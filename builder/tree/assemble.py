@@ -1,0 +1,180 @@
+"""The assembly, top to bottom: root filesystem + TreeSpec + runtime -> the image's root and a report."""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.errors import BuildError
+from builder.tree.bytecode import check_version, compile_source
+from builder.tree.contents import Contents, tree_contents
+from builder.tree.root import Root
+from builder.tree.spec import SANDBOX_PATH, TREE_PATH, TreeSpec
+from builder.tree.write import (
+    FILE_MODE,
+    FOLDER_MODE,
+    compile_contents,
+    copy_contents,
+    measure,
+    normalize,
+    set_time,
+)
+
+MOUNT_POINTS = ("dev", "proc", "sys", "tmp")
+"""Real folders of the image: an engine mounts over them."""
+
+SHARED_FOLDERS = ("etc", "run", "var")
+"""Real folders of the image with a link for each entry of the tree's own: an engine writes its own hosts,
+hostname and resolv.conf into /etc, and /var holds the tree."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What report.json says."""
+
+    path: str
+    version: str
+    stdlib: str
+    sys_path: tuple[str, ...]
+    files: int
+    bytes: int
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """The same report, the same bytes."""
+        python = {name: getattr(self, name) for name in ("path", "version", "stdlib", "sys_path")}
+        counts = {"files": self.files, "bytes": self.bytes}
+        return _json({"python": python, **counts, "warnings": self.warnings})
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        raw = json.loads(text)
+        python = raw["python"] | {"sys_path": tuple(raw["python"]["sys_path"])}
+        return cls(**python, files=raw["files"], bytes=raw["bytes"], warnings=tuple(raw["warnings"]))
+
+
+def assemble(
+    spec: TreeSpec,
+    *,
+    root: Path,
+    runtime: Path,
+    policy: Path,
+    out: Path,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Makes the folder `out`: `root/`, which is the image's root with the jail tree in it, and report.json.
+
+    `root` is the base's root filesystem, only read; `runtime` has the runtime's *.py and
+    _syscall.abi3.so, `policy` is the compiled filter. `out` must not exist, and after a failure it does
+    not. ConfigError for what config.yaml asks of the base and it lacks; BuildError for everything else,
+    a full disk included.
+    """
+    partial = out.with_name(f"{out.name}.partial")
+    try:
+        if out.exists():
+            raise BuildError(f"{out} exists already", "name a folder that does not exist yet")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            report = _assemble(spec, Root(root), runtime, policy, partial, progress)
+            partial.rename(out)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise BuildError(f"{error.filename}: {error.strerror}") from None
+    return report
+
+
+def _assemble(
+    spec: TreeSpec, root: Root, runtime: Path, policy: Path, out: Path, progress: Callable[[str], None]
+) -> Report:
+    contents = tree_contents(spec, root, progress)
+    check_version(contents.interpreter.version, spec.base)
+    image = out / "root"
+    tree = image / TREE_PATH[1:]
+    tree.mkdir(parents=True)
+    copy_contents(contents, root, tree, spec.epoch, progress)
+    compile_contents(contents, root, tree, spec.epoch, progress)
+    progress("writing the runtime")
+    _write_runtime(spec, contents, runtime, policy, image / SANDBOX_PATH[1:])
+    _write_image_root(image, tree, spec)
+    _normalize(image, tree, spec.epoch)
+    report = _report(contents, tree)
+    (out / "report.json").write_text(report.to_json())
+    return report
+
+
+def _write_runtime(spec: TreeSpec, contents: Contents, runtime: Path, policy: Path, sandbox: Path) -> None:
+    """/sandbox: sourceless bytecode, the native module, the filter and runtime.json."""
+    package = sandbox / "runtime"
+    package.mkdir(parents=True)
+    for source in sorted(runtime.glob("*.py")):
+        entrypoint = source.name == "entrypoint.py"
+        place = sandbox if entrypoint else package
+        jail_path = posixpath.join(SANDBOX_PATH, "" if entrypoint else "runtime", source.name)
+        if not compile_source(source, place / f"{source.stem}.pyc", jail_path):
+            version = ".".join(map(str, contents.interpreter.version))
+            raise BuildError(f"{source} is not valid Python {version}")
+    shutil.copyfile(runtime / "_syscall.abi3.so", package / "_syscall.abi3.so")
+    shutil.copyfile(policy, sandbox / "policy.bpf")
+    facts = spec.runtime | {"python": contents.interpreter.path, "sys_path": contents.sys_path}
+    (sandbox / "runtime.json").write_text(_json(facts))
+
+
+def _write_image_root(image: Path, tree: Path, spec: TreeSpec) -> None:
+    """Links that make the image's root the tree, seen from outside the jail, and an engine's mount points."""
+    for name in (*MOUNT_POINTS, *SHARED_FOLDERS):
+        (image / name).mkdir(exist_ok=True)
+    for entry in sorted(tree.iterdir()):
+        if entry.name in SHARED_FOLDERS and entry.is_dir() and not entry.is_symlink():
+            for inner in sorted(entry.iterdir()):
+                _link(image / entry.name / inner.name, f"{TREE_PATH}/{entry.name}/{inner.name}", image, spec)
+        elif entry.name not in (*MOUNT_POINTS, *SHARED_FOLDERS):
+            _link(image / entry.name, f"{TREE_PATH}/{entry.name}", image, spec)
+
+
+def _link(link: Path, jail_path: str, image: Path, spec: TreeSpec) -> None:
+    if link.exists():
+        shown = f"/{link.relative_to(image)}"
+        raise BuildError(f"{shown} of {spec.base} cannot be in the tree: the image's own {shown} is there")
+    link.symlink_to(posixpath.relpath(jail_path, f"/{link.parent.relative_to(image)}"))
+
+
+def _normalize(image: Path, tree: Path, epoch: int) -> None:
+    """Modes and times of everything but the tree, which has them already."""
+    for folder, folders, files in os.walk(image, topdown=False):
+        here = Path(folder)
+        if here == tree or tree in here.parents:
+            continue
+        for name in (*files, *folders):
+            path = here / name
+            if path.is_symlink() or path == tree:
+                set_time(path, epoch)
+            else:
+                normalize(path, FOLDER_MODE if path.is_dir() else FILE_MODE, epoch)
+    normalize(image / "tmp", 0o1777, epoch)
+    normalize(image, FOLDER_MODE, epoch)
+
+
+def _report(contents: Contents, tree: Path) -> Report:
+    python = contents.interpreter
+    files, size = measure(tree)
+    return Report(
+        path=python.path,
+        version=".".join(map(str, python.version)),
+        stdlib=python.stdlib,
+        sys_path=contents.sys_path,
+        files=files,
+        bytes=size,
+        warnings=contents.warnings,
+    )
+
+
+def _json(data: dict[str, Any]) -> str:
+    return json.dumps(data, indent=1, sort_keys=True) + "\n"

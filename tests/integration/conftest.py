@@ -1,0 +1,118 @@
+"""What real builds need: Docker Engine, a registry on loopback, a base with an interpreter."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import docker
+import pytest
+
+from builder.archive import BuiltImage, write_archive
+from builder.layers import write_layer
+from tests.integration.front import Front, serving
+from tests.integration.servers import HTPASSWD, Relay, running_registry
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[docker.DockerClient]:
+    """The Docker Engine of this machine: `make test` starts one."""
+    with closing(docker.from_env()) as client:
+        client.ping()
+        yield client
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """HOST:PORT of a registry that anybody may push to."""
+    with running_registry(tmp_path) as host:
+        yield host
+
+
+@pytest.fixture
+def private_registry(tmp_path: Path) -> Iterator[str]:
+    """HOST:PORT of a registry that wants USER and PASSWORD."""
+    (tmp_path / "htpasswd").write_text(HTPASSWD)
+    with running_registry(tmp_path, f"auth: {{htpasswd: {{realm: r, path: {tmp_path}/htpasswd}}}}\n") as host:
+        yield host
+
+
+@pytest.fixture
+def front(registry: str) -> Iterator[Front]:
+    """A front of `registry` that can be told to misbehave."""
+    with serving(registry) as server:
+        yield server
+
+
+@pytest.fixture
+def docker_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, object]], Path]:
+    """Writes Docker's config file, for us and for every docker that is started."""
+    folder = tmp_path / "docker-config"
+    folder.mkdir()
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
+
+    def write(content: dict[str, object]) -> Path:
+        (folder / "config.json").write_text(json.dumps(content))
+        return folder
+
+    write({})
+    return write
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    """An archive of two layers, for arm64, whatever this machine is."""
+    return make_archive(tmp_path, "archive", [bytes(range(256)) * 2000, b"small"])
+
+
+def make_archive(folder: Path, name: str, layers: Sequence[bytes]) -> Path:
+    """An archive for arm64 with a layer for each content of a file."""
+    tars = []
+    for number, content in enumerate(layers):
+        root = folder / f"{name}-root-{number}"
+        root.mkdir()
+        (root / f"file-{number}").write_bytes(content)
+        tars.append(folder / f"{name}-{number}.tar")
+        write_layer(root, tars[-1], epoch=0)
+    diff_ids = [f"sha256:{hashlib.sha256(tar.read_bytes()).hexdigest()}" for tar in tars]
+    config = {
+        "architecture": "arm64",
+        "os": "linux",
+        "config": {"Entrypoint": ["/file-0"]},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    }
+    path = folder / f"{name}.tar"
+    write_archive(BuiltImage(json.dumps(config).encode(), tuple(tars)), path, f"sandbox-test:{name}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tar of a root filesystem for this machine, with an interpreter at /usr/bin/python3."""
+    path = tmp_path_factory.mktemp("base") / "base.tar"
+    subprocess.run(
+        [
+            *("mmdebstrap", "--quiet", "--mode=chrootless", "--variant=extract"),
+            # base-files has the link /lib64, where the kernel looks for the interpreter's loader.
+            *("--include=base-files,python3-minimal", "trixie", str(path)),
+        ],
+        check=True,
+    )
+    return path
+
+
+@pytest.fixture
+def relay() -> Iterator[Relay]:
+    """A way to Docker Engine that can be cut."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        made = Relay(Path(folder) / "docker.sock", "/var/run/docker.sock")
+        yield made
+        made.cut()
+    gc.collect()

@@ -1,0 +1,301 @@
+"""Builds by a real Docker Engine, and the same ones without it. The assembler is a quick stand-in."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import docker
+import pytest
+from docker.errors import ImageNotFound
+
+from builder.arch import ARCHES, Arch, host_arch
+from builder.archive import BuiltImage, write_archive
+from builder.dockerfile import DockerfileInputs, render_dockerfile
+from builder.drivers import BuildJob, DockerDriver, OciDriver, choose_driver
+from builder.errors import BuildError, ConfigError, ToolMissing
+from builder.progress import Progress
+from tests.integration.servers import Relay, wait_for
+
+REFERENCE = "sandbox-test:driver"
+LABELS = {
+    "com.example.motto": 'it costs $5, "they" said \\o/ ${HOME} `id` # \\',
+    "org.opencontainers.image.title": "größer",
+}
+EPOCH = 1735689600
+
+# Does what a file called `do` in the root filesystem says, and makes a root with one of each kind of entry.
+ASSEMBLER = f"""\
+import os, sys, time
+arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+root, out = arguments["--root"], arguments["--out"] + "/root"
+for name in ("--spec", "--policy", "--runtime"):
+    os.stat(arguments[name])
+with open(root + "/do") as file:
+    exec(file.read())
+os.makedirs(out + "/var/tree/usr/bin")
+for name, mode in (("python", 0o755), ("secret", 0o400), ("long" * 40, 0o444), ("gr\\xfcn", 0o644)):
+    path = out + "/var/tree/usr/bin/" + name
+    with open(path, "w") as file:
+        file.write(name * 1000)
+    os.chmod(path, mode)
+os.symlink("/usr/bin/python", out + "/var/tree/absolute")
+os.symlink("var/tree/usr", out + "/usr")
+os.mkdir(out + "/tmp")
+os.chmod(out + "/tmp", 0o1777)
+for folder, folders, files in os.walk(out, topdown=False):
+    for name in folders + files:
+        os.utime(os.path.join(folder, name), ({EPOCH}, {EPOCH}), follow_symlinks=False)
+"""
+
+# docker-py forgets to close a socket that it could not connect.
+forgets_socket = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+MakeJob = Callable[..., BuildJob]
+
+
+@pytest.fixture
+def make_job(base: Path, tmp_path: Path) -> MakeJob:
+    """A job whose target does, and is, what the test says."""
+
+    def make(do: str = "", arch: Arch | None = None, **changes: object) -> BuildJob:
+        target = arch or host_arch()
+        context = tmp_path / "context"
+        for name in ("context/assembler", "context/runtime", "scratch", "rootfs"):
+            (tmp_path / name).mkdir(parents=True)
+        (context / "assembler/__main__.py").write_text(ASSEMBLER)
+        (context / "runtime/entrypoint.py").touch()
+        (context / "spec.json").write_text("{}")
+        (context / "policy.bpf").write_bytes(b"")
+        (tmp_path / "rootfs/do").write_text(do)
+        # The target is the same base with `do` in it, or, for another architecture, `do` alone.
+        foreign = target != host_arch()
+        shutil.copyfile(base, context / ("assembler.tar" if foreign else "target.tar"))
+        with tarfile.open(context / "target.tar", "w" if foreign else "a") as tar:
+            tar.add(tmp_path / "rootfs/do", "do")
+        inputs = DockerfileInputs(target, "/usr/bin/python3", foreign=foreign, labels=LABELS)
+        (context / "Dockerfile").write_text(render_dockerfile(inputs))
+        job = BuildJob(
+            arch=target,
+            context=context,
+            scratch=tmp_path / "scratch",
+            reference=REFERENCE,
+            python_path="/usr/bin/python3",
+            labels=LABELS,
+            rootfs=tmp_path / "rootfs",
+            assembler_command=(sys.executable, "-I", "-S", "-B"),
+            epoch=EPOCH,
+        )
+        return replace(job, **changes)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(engine: docker.DockerClient) -> Iterator[None]:
+    """Whatever a test did, the engine has no image and no container more than before, but for REFERENCE."""
+    images, containers = kept(engine)
+    yield
+    with suppress(ImageNotFound):
+        engine.images.remove(REFERENCE)
+    assert kept(engine) == (images, containers)
+
+
+def kept(engine: docker.DockerClient) -> tuple[set[str | None], set[str | None]]:
+    images = {image.id for image in engine.images.list(all=True)}
+    return images, {container.id for container in engine.containers.list(all=True)}
+
+
+def quiet() -> Progress:
+    return Progress(quiet=True)
+
+
+def entries(image: BuiltImage) -> dict[str, tuple[object, ...]]:
+    """Everything that a tar says of each path in the image."""
+    found: dict[str, tuple[object, ...]] = {}
+    for layer in image.layers:
+        with tarfile.open(layer) as tar:
+            for entry in tar:
+                content = tar.extractfile(entry).read() if entry.isreg() else None  # type: ignore[union-attr]
+                found[entry.name] = (
+                    *(
+                        entry.type,
+                        stat.S_IMODE(entry.mode),
+                        entry.uid,
+                        entry.gid,
+                        entry.mtime,
+                        entry.linkname,
+                    ),
+                    content,
+                )
+    return found
+
+
+# What is built
+
+
+def test_image(make_job: MakeJob, engine: docker.DockerClient, capsys: pytest.CaptureFixture[str]) -> None:
+    """BuildKit builds the rendered context; labels come out as they went in; the image has the asked name."""
+    image = DockerDriver().build(make_job("print('progress: at work')"), Progress(verbose=True))
+    config = json.loads(image.config)
+    assert (config["os"], config["architecture"]) == ("linux", host_arch().name)
+    assert config["config"]["Labels"] == LABELS
+    assert config["config"]["Entrypoint"][1:] == ["-I", "-S", "-B", "/sandbox/entrypoint.pyc"]
+    assert engine.images.get(REFERENCE).id == f"sha256:{hashlib.sha256(image.config).hexdigest()}"
+    assert "< at work\n" in capsys.readouterr().err
+
+
+def test_both_drivers(make_job: MakeJob) -> None:
+    """The two drivers make the same files, with modes, owners and dates, and images that start the same."""
+    job = make_job()
+    by_docker = DockerDriver().build(job, quiet())
+    by_oci = OciDriver().build(replace(job, scratch=job.scratch / "oci"), quiet())
+    assert entries(by_docker) == entries(by_oci)
+    ours, theirs = json.loads(by_oci.config), json.loads(by_docker.config)
+    assert {name: value for name, value in theirs["config"].items() if value} == ours["config"]
+    assert len(ours["rootfs"]["diff_ids"]) == len(theirs["rootfs"]["diff_ids"])
+
+
+def test_other_architecture(make_job: MakeJob, engine: docker.DockerClient) -> None:
+    """An image for another architecture is built by this machine's interpreter, and says what it is for."""
+    other = next(arch for arch in ARCHES.values() if arch != host_arch())
+    image = DockerDriver().build(make_job("print(os.uname().machine)", arch=other), quiet())
+    assert json.loads(image.config)["architecture"] == other.name
+    assert engine.images.get(REFERENCE).attrs["Architecture"] == other.name
+
+
+def test_loads_as_built(make_job: MakeJob, engine: docker.DockerClient, tmp_path: Path) -> None:
+    """`docker load` of the archive gives the very image that the engine built, and not a second one."""
+    image = DockerDriver().build(make_job(), quiet())
+    built = engine.images.get(REFERENCE).id
+    write_archive(image, tmp_path / "image.tar", REFERENCE)
+    engine.images.remove(REFERENCE)
+    with (tmp_path / "image.tar").open("rb") as archive:
+        (loaded,) = engine.images.load(archive)
+    assert (loaded.id, loaded.tags) == (built, [REFERENCE])
+
+
+def test_no_cache(make_job: MakeJob, engine: docker.DockerClient) -> None:
+    """A second build takes the assembler's output from BuildKit's cache, unless told not to."""
+    job = make_job(f"print('progress: ran'); print({os.getpid()})")
+    ran = []
+    for no_cache in (True, False, True):
+        heard = Listening()
+        DockerDriver().build(replace(job, no_cache=no_cache), heard)
+        ran.append("ran" in heard.details)
+        engine.images.remove(REFERENCE)
+    assert ran == [True, False, True]
+
+
+class Listening(Progress):
+    """Keeps what it is told, and does something when it hears a word."""
+
+    def __init__(self, word: str = "", then: Callable[[], None] = lambda: None) -> None:
+        super().__init__(quiet=True)
+        self.details: list[str] = []
+        self._word = word
+        self._then = then
+
+    def detail(self, text: str) -> None:
+        self.details.append(text)
+        if text == self._word:
+            self._then()
+
+
+# What goes wrong
+
+
+def test_wrong_config(make_job: MakeJob) -> None:
+    """The assembler's refusal of a config reaches the user whole through BuildKit, as what it is."""
+    do = "print('error: no /a', 'hint: /b', 'error: no /c', sep='\\n', file=sys.stderr); sys.exit(2)"
+    with pytest.raises(ConfigError) as refused:
+        DockerDriver().build(make_job(do), quiet())
+    assert refused.value.problems == [("no /a", "/b"), ("no /c", None)]
+
+
+def test_broken_dockerfile(make_job: MakeJob) -> None:
+    """A failure that is not the assembler's shows the command and BuildKit's last lines."""
+    job = make_job()
+    (job.context / "policy.bpf").unlink()
+    with pytest.raises(BuildError, match=r"(?s)build.*policy\.bpf.*not found"):
+        DockerDriver().build(job, quiet())
+
+
+@forgets_socket
+def test_engine_not_permitted(monkeypatch: pytest.MonkeyPatch, relay: Relay) -> None:
+    """A socket that this user may not open is told apart from one that is not there."""
+    us = os.geteuid()
+    relay.path.chmod(0)
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{relay.path}")
+    # Root may open everything: another user has to try.
+    os.seteuid(us or 65534)
+    try:
+        with pytest.raises(ToolMissing, match="may not talk to Docker Engine") as missing:
+            choose_driver("docker", "debian", quiet())
+    finally:
+        os.seteuid(us)
+    assert "group docker" in str(missing.value.hint)
+
+
+@forgets_socket
+def test_engine_dies(make_job: MakeJob, relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that goes away half-way is a failed build with a way out, not a traceback."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{relay.path}")
+    driver = DockerDriver()
+    job = make_job("print('progress: asleep', flush=True); time.sleep(60)")
+
+    with pytest.raises(BuildError, match="Docker Engine went away during the build") as failed:
+        driver.build(job, Listening("asleep", relay.cut))
+    assert "--driver oci" in str(failed.value.hint)
+
+
+def test_interrupted(make_job: MakeJob, tmp_path: Path) -> None:
+    """Ctrl-C ends the build: the interpreter in it stops, and no image and no container stay."""
+    marker = f"asleep-{os.getpid()}"
+    sleep = f"os.execv(sys.executable, ['{marker}', '-c', 'import time; time.sleep(60)'])"
+    job = make_job(f"print('progress: {marker}', flush=True); {sleep}")
+    script = (
+        "import sys, pickle; from pathlib import Path\n"
+        "from builder.drivers import DockerDriver; from builder.progress import Progress\n"
+        "job = pickle.loads(Path(sys.argv[1]).read_bytes())\n"
+        "try: DockerDriver().build(job, Progress(verbose=True))\n"
+        "except KeyboardInterrupt: sys.exit(130)\n"
+    )
+    (tmp_path / "job").write_bytes(pickle.dumps(job))
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "job")],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        process_group=0,
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        assert any(line == f"< {marker}\n" for line in process.stderr)
+        wait_for(lambda: running(marker))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+    wait_for(lambda: not running(marker))
+
+
+def running(name: str) -> bool:
+    """Whether a process has `name` as its argv[0]."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes().split(b"\0")[0].decode(errors="replace") == name:
+                return True
+        except OSError:
+            pass
+    return False
