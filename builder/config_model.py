@@ -133,6 +133,8 @@ class Limits(Section):
     """Open descriptors, 16 to 1048576."""
     output_bytes: Size = Field(default=10 * MiB, alias="output")
     """What a run may print before it is cut off: bytes or a size such as 10MiB."""
+    scratch_bytes: Size = Field(default=64 * MiB, alias="scratch")
+    """What a run may keep in its private folder, where it has one: bytes or a size such as 64MiB."""
 
 
 class Jail(Section):

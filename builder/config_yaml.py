@@ -146,7 +146,7 @@ def _plain(node: yaml.Node, location: Location, document: Document) -> Any:
             pass
         what, hint = f"{shown(node.value)} cannot be read", "write a plain number, or quote the text"
     else:
-        what, hint = f"the tag {node.tag} is not understood", "write the value without a tag"
+        what, hint = f"the tag {shown(node.tag)} is not understood", "write the value without a tag"
     document.problems.append((node.start_mark.line + 1, f"{dotted(location)}: {what}", hint))
     return UNREAD
 

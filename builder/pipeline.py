@@ -1,35 +1,32 @@
-"""The build, top to bottom: config -> plan -> context -> driver -> archive -> proof -> dist/."""
+"""The build, top to bottom: config -> plan -> context -> driver -> archive -> proof -> output folder -> push."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import json
-import os
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
 from builder import jailrun, registry, verify
+from builder.arch import Arch, host_arch
 from builder.archive import open_archive, write_archive
-from builder.arch import Arch
-from builder.base import Rootfs, open_base
+from builder.base import Rootfs, assembler_command, open_base
 from builder.config import Config
-from builder.dockerfile import render_dockerfile
+from builder.context import write_context
 from builder.drivers import BuildJob, Driver, choose_driver
-from builder.errors import BuildError, SandboxError, ToolMissing, VerificationFailed
+from builder.errors import BuildError, SandboxError, UsageError, VerificationFailed
 from builder.plan import BuildPlan, digest, make_plan
 from builder.progress import Progress
-from builder.seccomp import compile_policy
-from builder.tree.bundle import write_bundle
-from builder.tree.spec import TreeSpec
 
 ARCHIVE = "image.tar"
 _RECORD = "build.json"
+"""What a build was made of, beside what it made: the next one knows whether anything changed."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +35,16 @@ class Options:
 
     arches: Sequence[Arch]
     driver: str
+    """auto, docker or oci."""
     output: Path
     cache: Path
     tag: str | None
+    """NAME:TAG in place of the config's."""
     push: bool
     no_cache: bool
     allow_missing: bool
     epoch: int
+    """SOURCE_DATE_EPOCH: seconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +53,23 @@ class Built:
 
     arch: str
     reference: str
+    """NAME:TAG."""
     digest: str
+    """Of the manifest: sha256:HEX."""
     archive: Path
     unchanged: bool
     """Nothing had changed since the last build into the same folder, so nothing was done."""
-    pushed: bool
 
     @property
     def name(self) -> str:
-        """NAME:TAG@sha256:..., which says exactly which image this is."""
+        """NAME:TAG@sha256:HEX, which says exactly which image this is."""
         return f"{self.reference}@{self.digest}"
 
 
 def build(config: Config, options: Options, progress: Progress) -> list[Built]:
-    """Builds an image for each architecture, in order, and pushes when all of them are there.
+    """Builds an image for each architecture, and pushes when all of them are there.
 
-    Each image appears in `options.output` whole, or not at all, whatever happens meanwhile.
+    Each image appears in `options.output` whole or not at all, whatever happens meanwhile.
     """
     plans = [
         make_plan(config, arch, tag=options.tag, epoch=options.epoch, allow_missing=options.allow_missing)
@@ -78,36 +79,125 @@ def build(config: Config, options: Options, progress: Progress) -> list[Built]:
     with _output_folder(options.output):
         built = [_build_one(plan, driver, options, progress) for plan in plans]
     if options.push:
-        built = [_push(one, options, progress) for one in built]
+        with progress.step(f"pushing {built[0].reference}"):
+            pushed = registry.push([one.archive for one in built], built[0].reference, progress)
+            progress.note(f"pushed {built[0].reference}@{pushed}")
     return built
 
 
 def _build_one(plan: BuildPlan, driver: Driver, options: Options, progress: Progress) -> Built:
-    target = options.output / plan.arch.name
-    name = f"{plan.reference} for {plan.arch.platform}"
-    for warning in plan.warnings:
-        progress.warn(warning)
+    what = f"{plan.reference} for {plan.arch.platform}"
+    output = options.output / plan.arch.name
     base = open_base(
         plan.base, mirror=plan.base_mirror, cache=options.cache, refresh=options.no_cache, progress=progress
     )
-    with tempfile.TemporaryDirectory(dir=options.output, prefix=f".{plan.arch.name}-") as temporary:
-        scratch = Path(temporary)
-        rootfs = base.rootfs(plan.arch)
-        key = digest(plan, driver.name, rootfs.identity if rootfs else "", _own_digest())
-        if not options.no_cache and (known := _read_record(target, key)):
-            progress.note(f"{name}: nothing changed since the last build (--no-cache builds it anyway)")
-            return Built(plan.arch.name, plan.reference, known, target / ARCHIVE, unchanged=True, pushed=False)
+    target = base.rootfs(plan.arch)
+    own = base.build_rootfs()
+    if target is not None and target.cached_age_s:
+        progress.note(f"{plan.spec.base} for {plan.arch.name} from {target.cached_age_s / 3600:.1f} h ago")
 
-        finished = scratch / "finished"
-        context = finished / "context"
-        with progress.step(f"{name}: writing the context"):
-            write_context(plan, context, rootfs, base.build_rootfs())
-        with progress.step(f"{name}: building with {driver.name}"):
-            job = BuildJob(...)
-            image = driver.build(job, progress)
-        with progress.step(f"{name}: writing the archive"):
-            found = write_archive(image, finished / ARCHIVE, plan.reference)
+    # An image that Docker pulls may have moved, and this machine's own files may have changed: no key then.
+    key = digest(plan, driver.name, _sources(), target.identity) if target is not None else None
+    built = Built(plan.arch.name, plan.reference, "", output / ARCHIVE, unchanged=False)
+    if key and not options.no_cache and (known := _known_digest(output, key)):
+        progress.note(f"{what}: nothing changed (--no-cache builds it all the same)")
+        return replace(built, digest=known, unchanged=True)
+
+    with tempfile.TemporaryDirectory(dir=options.output, prefix=f".{plan.arch.name}-") as temporary:
+        scratch, finished = Path(temporary) / "scratch", Path(temporary) / "finished"
+        scratch.mkdir()
+        with progress.step(f"{what}: writing the context"):
+            write_context(plan, finished / "context", target, own)
+        with progress.step(f"{what}: building with driver {driver.name}"):
+            image = driver.build(_job(plan, finished / "context", scratch, target, own, options), progress)
+        with progress.step(f"{what}: writing the archive"):
+            built = replace(built, digest=write_archive(image, finished / ARCHIVE, plan.reference))
         _prove(plan, finished / ARCHIVE, scratch, progress)
-        (finished / _RECORD).write_text(json.dumps({"key": key, "digest": found}) + "\n")
-        _replace(target, finished, scratch)
-    return Built(plan.arch.name, plan.reference, found, target / ARCHIVE, unchanged=False, pushed=False)
+        (finished / _RECORD).write_text(json.dumps({"key": key, "digest": built.digest}) + "\n")
+        if output.exists():
+            output.rename(Path(temporary) / "replaced")
+        finished.rename(output)
+    return built
+
+
+def _job(
+    plan: BuildPlan, context: Path, scratch: Path, target: Rootfs | None, own: Rootfs | None, options: Options
+) -> BuildJob:
+    """What the driver is told."""
+    return BuildJob(
+        arch=plan.arch,
+        context=context.absolute(),
+        scratch=scratch.absolute(),
+        reference=plan.reference,
+        python_path=plan.spec.python_path,
+        labels=plan.labels,
+        rootfs=target.directory if target else None,
+        assembler_command=assembler_command(own.directory, plan.spec.python_path, host_arch()) if own else (),
+        epoch=plan.spec.epoch,
+        no_cache=options.no_cache,
+    )
+
+
+def _prove(plan: BuildPlan, archive: Path, scratch: Path, progress: Progress) -> None:
+    """Runs the finished jail; where this machine cannot, says that it was not tried."""
+    if plan.foreign:
+        progress.note(f"not tried here: a jail of {plan.arch.name} does not run on this machine")
+        return
+    with progress.step(f"{plan.reference} for {plan.arch.platform}: trying the jail"):
+        root = jailrun.unpack(archive, scratch)
+        try:
+            version = verify.smoke(root)
+        except VerificationFailed:
+            raise
+        except SandboxError as error:
+            progress.warn(f"not tried here: {error.message.splitlines()[-1]}")
+            return
+    progress.note(f"the jail runs Python {version}")
+
+
+def _known_digest(output: Path, key: str) -> str | None:
+    """The digest of the image in `output` where it was made from what `key` stands for, and is still whole."""
+    try:
+        record = json.loads((output / _RECORD).read_text())
+        if record["key"] != key:
+            return None
+        with open_archive(output / ARCHIVE) as archive:
+            for blob in (archive.config, *archive.layers):
+                archive.blob(blob).close()
+            found = archive.descriptor.digest
+    except (OSError, ValueError, KeyError, SandboxError):
+        return None
+    return found if found == record["digest"] else None
+
+
+@cache
+def _sources() -> str:
+    """A name for the builder, the runtime and the data that this process runs with."""
+    found = hashlib.sha256()
+    for package in ("builder", "images", "runtime"):
+        with resources.as_file(resources.files(package)) as folder:
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and path.suffix != ".pyc":
+                    found.update(f"{package}/{path.relative_to(folder)}\0".encode())
+                    found.update(hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
+
+
+@contextmanager
+def _output_folder(output: Path) -> Iterator[None]:
+    """Makes the folder where it is not there, and keeps a second build out of it."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = (output / ".lock").open("w")
+    except OSError as error:
+        raise UsageError(
+            f"--output {output}: {error.strerror}", "name a folder that this user can write"
+        ) from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise BuildError(
+                f"--output {output}: another build is writing there", "wait for it, or name another folder"
+            ) from None
+        yield

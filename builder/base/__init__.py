@@ -15,17 +15,19 @@ from builder.progress import Progress
 __all__ = ["Base", "Rootfs", "assembler_command", "open_base"]
 
 
-def open_base(
-    name: BaseName, *, mirror: str | None, cache: Path, refresh: bool, progress: Progress
-) -> Base:
+def open_base(name: BaseName, *, mirror: str | None, cache: Path, refresh: bool, progress: Progress) -> Base:
     """The base that config.yaml names; fetches nothing yet.
 
     `cache` is the folder for what is fetched, `refresh` passes over what is there from earlier builds,
     `mirror` is where packages come from (None: where mmdebstrap takes them by default). ConfigError (exit 2)
     for a suite that bases.yaml does not have.
     """
+
+    def debian() -> Base:
+        return DebianBase(name.name, mirror=mirror, cache=cache, refresh=refresh, progress=progress)
+
     kinds: dict[str, Callable[[], Base]] = {
-        "debian": lambda: DebianBase(name.name, mirror=mirror, cache=cache, refresh=refresh, progress=progress),
+        "debian": debian,
         "image": lambda: ImageBase(name.name),
         "host": lambda: HostBase(progress),
     }

@@ -29,7 +29,7 @@ _FORMAT = 1
 """Counts up when what lies in the cache is laid out in another way."""
 
 _OF_THIS_MACHINE = ("etc/hostname", "etc/resolv.conf", "etc/apt", "var/cache", "var/lib/apt")
-"""What mmdebstrap takes from the machine that it runs on, or leaves of the fetching: not the packages' own."""
+"""What mmdebstrap takes from the machine that it runs on, or leaves of the fetching: not the packages'."""
 
 _INSTALL = "apt-get install mmdebstrap"
 
@@ -51,7 +51,7 @@ class DebianBase:
         self._progress = progress
 
     def rootfs(self, arch: Arch) -> CachedRootfs:
-        """The root filesystem for `arch`; ToolMissing (exit 3) without mmdebstrap, BuildError where it fails."""
+        """The root filesystem for `arch`. ToolMissing (exit 3) without mmdebstrap, BuildError if it fails."""
         shelf = self._cache / self._key(arch)
         try:
             shelf.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,8 @@ class DebianBase:
                 _remove_others(shelf, entry)
         except OSError as error:
             raise BuildError(
-                f"cache {error.filename or shelf}: {error.strerror}", "XDG_CACHE_HOME names another folder for it"
+                f"cache {error.filename or shelf}: {error.strerror}",
+                "XDG_CACHE_HOME names another folder for it",
             ) from None
         return CachedRootfs(entry / "rootfs", entry / "rootfs.tar", f"{shelf.name}/{entry.name}", age_s)
 
@@ -115,7 +116,7 @@ class DebianBase:
             run(command, missing=_INSTALL, on_line=self._progress.detail, echo=self._progress.command)
         except BuildError as error:
             place = f"the mirror {self._mirror}" if self._mirror else "Debian's mirror"
-            hint = f"is {place} within reach from here? With keys missing: apt-get install debian-archive-keyring"
+            hint = f"is {place} within reach? If keys are missing: apt-get install debian-archive-keyring"
             raise BuildError(f"{what} cannot be fetched: {error.message}", hint) from None
 
     @contextmanager
@@ -158,7 +159,7 @@ def _remove_others(shelf: Path, entry: Path) -> None:
 
 
 def _clean(rootfs: Path) -> None:
-    """Takes out device nodes and what is not the packages' own, so that the same packages give the same files."""
+    """Takes out devices and what is not the packages' own: the same packages, the same files."""
     for name in _OF_THIS_MACHINE:
         path = rootfs / name
         if path.is_dir() and not path.is_symlink():

@@ -11,7 +11,7 @@ class ImageBase:
     def __init__(self, reference: str) -> None:
         self.reference = reference
 
-    def rootfs(self, arch: Arch) -> None:  # noqa: ARG002 - the Protocol's
+    def rootfs(self, arch: Arch) -> None:
         """None: only Docker can have it."""
 
     def build_rootfs(self) -> None:

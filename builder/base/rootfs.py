@@ -61,7 +61,7 @@ class CachedRootfs:
 
 
 def assembler_command(directory: Path, python_path: str, arch: Arch) -> tuple[str, ...]:
-    """The command that runs the interpreter at `python_path` in the root filesystem `directory` as it lies there.
+    """The command that runs the interpreter at `python_path` of the root filesystem `directory` in its place.
 
     Neither chroot nor root is needed: the base's own loader starts it, with the base's libraries. `arch` must
     be this machine's. Behind the command go the program and its arguments.

@@ -14,7 +14,10 @@ INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Assembles as the arguments say; `progress:` and `warning:` lines on stdout, `error:` and `hint:` lines on stderr."""
+    """Assembles as the arguments say and returns the exit code.
+
+    `progress:` and `warning:` lines go to stdout, `error:` and `hint:` lines to stderr.
+    """
     parser = argparse.ArgumentParser(prog="assembler", description="Assemble the jail tree from a base.")
     for name, meaning in (
         ("--root", "root filesystem of the base, for the target architecture"),

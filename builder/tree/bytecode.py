@@ -1,7 +1,7 @@
 """Compiles Python sources into bytecode that never looks at its source again.
 
 Unchecked-hash (PEP 552): a read-only tree imports at full speed whatever its files' times are, and the same
-source gives the same bytes. Compiled by the interpreter that runs this, which must be of the target's version.
+source gives the same bytes. The interpreter that runs this compiles, and must be of the target's version.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def cache_path(jail_path: str) -> str:
 
 
 def is_frozen(jail_path: str, stdlib: str) -> bool:
-    """Whether the source is that of a module which lies in the interpreter: no bytecode of it is ever read."""
-    name = posixpath.relpath(jail_path, stdlib).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    return FrozenImporter.find_spec(name) is not None
+    """Whether the source's module is built into the interpreter, so that bytecode in a file is never read."""
+    name = posixpath.relpath(jail_path, stdlib).removesuffix(".py").removesuffix("/__init__")
+    return FrozenImporter.find_spec(name.replace("/", ".")) is not None
 
 
 def compile_source(source: Path, output: Path, jail_path: str) -> bool:

@@ -22,7 +22,7 @@ class Elf:
     """The part of an ELF file's headers that decides what the dynamic loader does with it."""
 
     machine: str
-    """e_machine as pyelftools spells it; a 32-bit file has "/32" behind it, since x32 shares x86-64's number."""
+    """e_machine as pyelftools spells it; with "/32" behind it in a 32-bit file: x32 has x86-64's number."""
     interpreter: str | None
     """PT_INTERP: the dynamic loader of a program; None in a library."""
     needed: tuple[str, ...] = ()

@@ -22,13 +22,15 @@ _LIBRARY_FOLDERS = ("lib", "lib64")
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python installation. Every path is a jail path; all but `configured` hold no link."""
+    """A Python installation, by jail paths that hold no link but where it says so."""
 
     configured: str
+    """python_path as config.yaml has it; may be a link."""
+    executable: str
     path: str
     """What to run: the executable itself, or a virtual environment's link to it, which makes it one."""
     loader: str
-    """PT_INTERP of the executable."""
+    """PT_INTERP of the executable; may be a link."""
     version: tuple[int, int]
     stdlib: str
     zip: str
@@ -69,6 +71,7 @@ def find_interpreter(root: Root, python_path: str, arch: Arch, base: str) -> Int
         site = (*own, *site) if shared else own
     return Interpreter(
         configured=python_path,
+        executable=real,
         path=posixpath.join(folder, posixpath.basename(python_path)) if venv is not None else real,
         loader=loader,
         version=_version(name),
@@ -104,7 +107,8 @@ def _program_interpreter(root: Root, python_path: str, real: str, arch: Arch, ba
     try:
         elf = read_elf(host_path)
     except CorruptElf as error:
-        raise ConfigError([(f"python_path: {python_path} in {base} is a damaged program: {error}", None)]) from None
+        message = f"python_path: {python_path} in {base} is a damaged program: {error}"
+        raise ConfigError([(message, None)]) from None
     if elf.machine != arch.elf_machine:
         message = f"python_path: {python_path} in {base} is a program for {elf.machine}, not for {arch.name}"
         raise ConfigError([(message, None)])

@@ -43,6 +43,6 @@ def ld_so_cache(libraries: Iterable[str], arch: Arch) -> bytes:
 
 
 def _order(name: str) -> list[tuple[bool, int]]:
-    """As glibc's _dl_cache_libcmp compares: runs of digits by their value, and above every other character."""
+    """As glibc's _dl_cache_libcmp compares: runs of digits by their value, above any other character."""
     parts = re.findall(r"[0-9]+|[^0-9]", name, re.DOTALL)
     return [(part.isdigit(), int(part) if part.isdigit() else ord(part)) for part in parts]

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from builder.arch import Arch
 from builder.tree.elf import CorruptElf, Elf, is_elf, read_elf
@@ -64,17 +65,18 @@ class LibrarySearch:
         """What the file at `jail_path` pulls in, recursively."""
         found: dict[str, None] = {}
         missing = []
-        queue = deque([(jail_path, (jail_path,), self._program_rpath)])
+        queue: deque[tuple[tuple[str, ...], tuple[str, ...]]] = deque([((jail_path,), self._program_rpath)])
         while queue:
-            path, chain, inherited = queue.popleft()
+            chain, inherited = queue.popleft()
+            path = chain[-1]
             elf = self.elf(path)
-            rpath = (*_expand(elf.rpath, path), *inherited) if elf is not None and not elf.runpath else inherited
+            rpath = inherited if elf is None or elf.runpath else (*_expand(elf.rpath, path), *inherited)
             for soname, library in self._direct(path, inherited):
                 if library is None:
                     missing.append(Missing(soname, chain))
                 elif library not in found:
                     found[library] = None
-                    queue.append((library, (*chain, library), rpath))
+                    queue.append(((*chain, library), rpath))
         return Needs(tuple(found), tuple(missing))
 
     def find(self, soname: str) -> str | None:
@@ -87,11 +89,7 @@ class LibrarySearch:
         if real is None:
             return None
         if real not in self._headers:
-            host_path = self._root.host(real)
-            try:
-                self._headers[real] = read_elf(host_path) if host_path.is_file() and is_elf(host_path) else None
-            except CorruptElf:
-                self._headers[real] = None
+            self._headers[real] = _whole_elf(self._root.host(real))
         return self._headers[real]
 
     def _direct(self, path: str, inherited: tuple[str, ...]) -> tuple[tuple[str, str | None], ...]:
@@ -118,6 +116,13 @@ class LibrarySearch:
     def _fits(self, jail_path: str) -> bool:
         elf = self.elf(jail_path)
         return elf is not None and elf.machine == self._arch.elf_machine
+
+
+def _whole_elf(host_path: Path) -> Elf | None:
+    try:
+        return read_elf(host_path) if host_path.is_file() and is_elf(host_path) else None
+    except CorruptElf:
+        return None
 
 
 def default_folders(arch: Arch) -> tuple[str, ...]:

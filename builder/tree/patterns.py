@@ -33,17 +33,17 @@ class Patterns:
 
 def _regex(pattern: str, places: Mapping[str, Sequence[str]]) -> str:
     result = ""
-    for token in re.split(r"(^\*\*/|\*|\{\w+\}|\[[^]]+\])", pattern):
-        if token == "**/":
+    for part in re.split(r"(^\*\*/|\*|\{\w+\}|\[[^]]+\])", pattern):
+        if part == "**/":
             result += "(?:/.*)?/"
-        elif token == "*":
+        elif part == "*":
             result += "[^/]*"
-        elif token.startswith("["):
-            result += re.sub(r"^\[!", "[^/", token)
-        elif token.startswith("{"):
-            folders = places[token[1:-1]]
+        elif part.startswith("["):
+            result += re.sub(r"^\[!", "[^/", part)
+        elif part.startswith("{"):
+            folders = places[part[1:-1]]
             # No folder at all: nothing below it can match.
             result += "(?:" + "|".join(map(re.escape, folders)) + ")" if folders else "(?!)"
         else:
-            result += re.escape(token)
+            result += re.escape(part)
     return result

@@ -68,6 +68,10 @@ class Selection:
             self.directories.add(jail_path)
             self.directories.update(parents(jail_path))
 
+    def add_link(self, link: str, target: str) -> None:
+        """Adds a link that the base does not have; both paths hold no link."""
+        self.links[link] = posixpath.relpath(target, posixpath.dirname(link))
+
     def discard_file(self, jail_path: str) -> None:
         """Takes a file out again."""
         self.files.discard(jail_path)

@@ -72,14 +72,14 @@ def test_skopeo_pulls_what_was_pushed(registry: str, archive: Path, tmp_path: Pa
 
 
 def test_docker_pulls_what_was_pushed(registry: str, archive: Path, engine: docker.DockerClient) -> None:
-    """Docker Engine pulls it for arm64, under the digest that push() gave and with the config's as its ID."""
+    """Docker Engine pulls it for arm64, under the digest that push() gave and the image is the archive's."""
     digest = push(archive, f"{registry}/team/sandbox:v1", quiet())
     image = engine.images.pull(f"{registry}/team/sandbox", "v1", platform="linux/arm64")
     try:
         assert image.attrs["RepoDigests"] == [f"{registry}/team/sandbox@{digest}"]
         assert image.attrs["Architecture"] == "arm64"
         with open_archive(archive) as sent:
-            assert image.id == sent.config.digest
+            assert image.id in {sent.config.digest, digest}  # the latter on containerd's store
     finally:
         engine.images.remove(f"{registry}/team/sandbox:v1")
 

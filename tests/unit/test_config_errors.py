@@ -162,6 +162,31 @@ def test_wrong_value_says_what_is_needed(refused: Refused, text: str, what: str,
     assert str(given_hint).startswith(hint)
 
 
+@pytest.mark.parametrize(
+    ("key", "least", "most"),
+    [
+        ("app: {port: %d}", 1, 65535),
+        ("max_workers: %d", 1, 10_000),
+        ("max_requests: %d", 1, 1_000_000),
+        ("limits: {memory: %d}", 16 << 20, (1 << 50) - 1),
+        ("limits: {cpu_s: %d}", 1, 86400),
+        ("limits: {file_size: %d}", 0, (1 << 50) - 1),
+        ("limits: {processes: %d}", 1, 4194304),
+        ("limits: {open_files: %d}", 16, 1048576),
+        ("limits: {output: %d}", 0, (1 << 50) - 1),
+        ("worker_timeout: %d", 1, 86400),
+        ("allowed_syscalls: [%d]", 0, 1023),
+    ],
+)
+def test_ranges(refused: Refused, key: str, least: int, most: int) -> None:
+    """Each number is taken at both ends of its range and refused right beyond them."""
+    for number in (least, most):
+        Path("config.yaml").write_text(key % number)
+        load_config(Path("config.yaml"), {})
+    for number in (least - 1, most + 1):
+        assert len(refused(key % number)) == 1
+
+
 def test_messages_are_short_and_printable(refused: Refused) -> None:
     """Hostile text comes back cut and escaped: no control sequence reaches the terminal."""
     ((message, _),) = refused('base: "\\e[31m' + "x" * 5000 + '"')

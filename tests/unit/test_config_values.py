@@ -127,6 +127,24 @@ def test_not_a_url(text: str) -> None:
         values.mirror_url(text)
 
 
+def test_schemes() -> None:
+    """Each kind of URL takes its own schemes and no other's."""
+    kinds = {
+        values.index_url: {"https", "http", "file"},
+        values.mirror_url: {"https", "http", "file", "copy"},
+        values.proxy_url: {"https", "http", "socks5", "socks5h"},
+        values.socks_url: {"socks5", "socks5h"},
+    }
+    for check, schemes in kinds.items():
+        for scheme in ("https", "http", "file", "copy", "socks5", "socks5h", "ftp"):
+            text = f"{scheme}://h.example/x"
+            if scheme in schemes:
+                assert check(text) == text
+            else:
+                with pytest.raises(ValueError, match="URL"):
+                    check(text)
+
+
 def test_proxy_without_a_scheme() -> None:
     """HOST:PORT is a proxy for http, as in most people's HTTP_PROXY, but says too little for SOCKS."""
     assert values.proxy_url("proxy.example:3128") == "proxy.example:3128"
@@ -146,6 +164,7 @@ DIGEST = "sha256:" + "0123456789abcdef" * 4
         ("localhost:5000/a", Reference("localhost:5000/a", None, None)),
         ("localhost:5000/a:1", Reference("localhost:5000/a", "1", None)),
         ("Registry.example/a", Reference("Registry.example/a", None, None)),
+        ("One.two.three-4.example:1/a", Reference("One.two.three-4.example:1/a", None, None)),
         ("[::1]:5000/a:T_1.x", Reference("[::1]:5000/a", "T_1.x", None)),
         (f"python@{DIGEST}", Reference("python", None, DIGEST)),
         (f"h.example/p:1@{DIGEST}", Reference("h.example/p", "1", DIGEST)),

@@ -154,19 +154,20 @@ def test_values(tmp_path: Path) -> None:
         ("on: a", (1, "on: this key is not text", "put the key in quotes")),
         ("? [a]\n: b", (1, "['?']: this key is not text", "put the key in quotes")),
         ("<<: {a: 1}", (1, "['<<']: merge keys are not understood", "write the keys out where they belong")),
-        ("a: !foo b", (1, "a: the tag !foo is not understood", "write the value without a tag")),
+        ("a: !foo b", (1, "a: the tag '!foo' is not understood", "write the value without a tag")),
         (
             "a: !!set {b}",
-            (1, "a: the tag tag:yaml.org,2002:set is not understood", "write the value without a tag"),
+            (1, "a: the tag 'tag:yaml.org,2002:set' is not understood", "write the value without a tag"),
         ),
         (
             "a: [!!python/object/apply:os.system [id]]",
             (
                 1,
-                "a[0]: the tag tag:yaml.org,2002:python/object/apply:os.system is not understood",
+                "a[0]: the tag 'tag:yaml.org,2002:python/object/apply:os.system' is not understood",
                 "write the value without a tag",
             ),
         ),
+        ("a: !%1b b", (1, "a: the tag '!\\x1b' is not understood", "write the value without a tag")),
         ("a: 0x_", (1, "a: '0x_' cannot be read", "write a plain number, or quote the text")),
         ("a: !!bool maybe", (1, "a: 'maybe' cannot be read", "write a plain number, or quote the text")),
         (

@@ -1,0 +1,55 @@
+"""BuildPlan -> the context directory: everything that `docker build` needs, also without us."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+
+from builder.base import Rootfs
+from builder.dockerfile import render_dockerfile
+from builder.errors import BuildError
+from builder.plan import BuildPlan
+from builder.seccomp import compile_policy
+from builder.tree.bundle import write_bundle
+
+_INSTRUCTION_BYTES = 8
+"""sizeof(struct sock_filter), linux/filter.h."""
+
+
+def write_context(plan: BuildPlan, context: Path, target: Rootfs | None, own: Rootfs | None) -> None:
+    """Makes the folder `context`: the Dockerfile, and beside it what it names.
+
+    `target` is the root filesystem of the plan's architecture, `own` that of this machine's (None both for a
+    base that only Docker can have). BuildError where the runtime was not compiled or the disk is full.
+    """
+    context.mkdir(parents=True)
+    (context / "Dockerfile").write_text(render_dockerfile(plan.dockerfile), encoding="utf-8")
+    policy = compile_policy(plan.policy, plan.arch)
+    (context / "policy.bpf").write_bytes(policy)
+    # The runtime refuses a policy that was cut short since.
+    facts = plan.spec.runtime | {"policy_instructions": len(policy) // _INSTRUCTION_BYTES}
+    spec = replace(plan.spec, runtime=facts)
+    (context / "spec.json").write_text(spec.to_json(), encoding="utf-8")
+    write_bundle(context / "assembler")
+    _write_runtime(plan, context / "runtime")
+    if target is not None:
+        target.write_tar(context / "target.tar", spec)
+    if own is not None and plan.foreign:
+        own.write_tar(context / "assembler.tar", spec)
+
+
+def _write_runtime(plan: BuildPlan, folder: Path) -> None:
+    """The runtime's sources, and its native module for the plan's architecture."""
+    folder.mkdir()
+    with resources.as_file(resources.files("runtime")) as sources:
+        for source in sorted(sources.glob("*.py")):
+            shutil.copyfile(source, folder / source.name)
+        native = sources / "native" / plan.arch.name / "_syscall.abi3.so"
+        if not native.is_file():
+            raise BuildError(
+                f"the runtime was not compiled for {plan.arch.name}: {native} is not there",
+                "install the package anew: pip install --editable .",
+            )
+        shutil.copyfile(native, folder / native.name)
