@@ -86,7 +86,8 @@ class Root:
 
     def link(self, jail_path: str) -> str:
         """What the symbolic link at a resolved jail path says."""
-        return str(self.host(jail_path).readlink())
+        # Path.readlink drops a slash or a dot at the end, which says that the target is a folder.
+        return os.readlink(self.host(jail_path))  # noqa: PTH115
 
     def is_file(self, jail_path: str) -> bool:
         """Whether `jail_path` leads to a regular file."""
@@ -122,11 +123,13 @@ class Root:
     def relative_target(self, link: str) -> str:
         """What the link at a resolved jail path must say so that it leads to the same place without a chroot.
 
-        As it stands where it is relative and stays below the root on its way; else a relative path whose
-        folders hold no link, so that no `..` can mean another place. The link must lead somewhere.
+        As it stands where it is relative, stays below the root on its way, and has no `..` behind a name;
+        else a relative path whose folders hold no link. So it needs no other entry than those that it leads
+        through. The link must lead somewhere.
         """
         parent, target = posixpath.dirname(link), self.link(link)
-        if not target.startswith("/") and not self.resolve(link).clamped:
+        plain = not target.startswith("/") and ".." not in target.lstrip("./").split("/")
+        if plain and not self.resolve(link).clamped:
             return target
         head, name = posixpath.split(posixpath.join(parent, target).rstrip("/"))
         if name in ("", ".", ".."):

@@ -47,6 +47,8 @@ def root(tmp_path: Path) -> Path:
     (root / "sealed").mkdir()
     (root / "sealed/file").write_text("z")
     (root / "sealed").chmod(0o555)
+    if os.geteuid() == 0:
+        os.chown(root / "tmp", 1234, 1234)
     return root
 
 
