@@ -8,8 +8,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 ARCH := $(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(shell uname -m)))
 
-# What is built, not tests, decides whether the package must be installed anew: it is installed editable.
-INSTALLED := $(VENV)/installed-$(shell cat pyproject.toml hatch_build.py runtime/_syscall.c | cksum | tr -d ' ')
+# Installed editable, so anew only where these change.
+VERSION := $(shell cat pyproject.toml hatch_build.py runtime/_syscall.c | cksum | tr -d ' ')
+INSTALLED := $(VENV)/installed-$(VERSION)
+INSTALLED_TESTS := $(VENV)/installed-tests-$(VERSION)
 
 .PHONY: image test lint bench golden clean
 
@@ -22,7 +24,7 @@ test: lint
 	@bash .ci/docker
 	$(BIN)/pytest
 
-lint: $(INSTALLED)
+lint: $(INSTALLED_TESTS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -32,7 +34,7 @@ bench: $(INSTALLED)
 	@bash .ci/require mmdebstrap lib:libseccomp.so.2:libseccomp2
 	$(BIN)/python -m tests.benchmarks
 
-golden: $(INSTALLED)
+golden: $(INSTALLED_TESTS)
 	$(BIN)/python -m tests.golden
 
 clean:
@@ -41,5 +43,9 @@ clean:
 $(INSTALLED):
 	@bash .ci/require python $(PYTHON)
 	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(INSTALLED_TESTS): $(INSTALLED)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
-	@rm -f $(VENV)/installed-* && touch $@
+	@touch $@
