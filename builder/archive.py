@@ -24,6 +24,7 @@ from builder.errors import BuildError
 from builder.layers import LayerUnpacker
 from builder.reference import parse_reference
 
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 _CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -106,8 +107,8 @@ def write_archive(image: BuiltImage, path: Path, reference: str) -> str:
             with tarfile.open(whole, "w") as tar:
                 for name, value in _indexes(reference, manifest, config, layers).items():
                     _add(tar, name, _to_bytes(value))
-                for name in sorted(blobs):
-                    _add(tar, name, blobs[name])
+                for name, blob in blobs.items():
+                    _add(tar, name, blob)
             whole.replace(path)
     except OSError as error:
         hint = "free some space, or choose another --output" if error.errno == errno.ENOSPC else None
@@ -129,7 +130,7 @@ def _indexes(
         "oci-layout": {"imageLayoutVersion": "1.0.0"},
         "index.json": {
             "schemaVersion": 2,
-            "mediaType": "application/vnd.oci.image.index.v1+json",
+            "mediaType": INDEX_TYPE,
             "manifests": [manifest.to_json() | {"annotations": annotations}],
         },
         "manifest.json": [
@@ -188,6 +189,13 @@ class Archive:
         parsed = json.loads(self.manifest)
         self.config = Descriptor.from_json(parsed["config"])
         self.layers = tuple(Descriptor.from_json(layer) for layer in parsed["layers"])
+
+    @property
+    def platform(self) -> dict[str, str]:
+        """What the image runs on, as OCI has it: os and architecture."""
+        with self.blob(self.config) as file:
+            config = json.load(file)
+        return {name: config[name] for name in ("architecture", "os")}
 
     def blob(self, descriptor: Descriptor) -> IO[bytes]:
         """The blob, as a seekable file; BuildError where it is not what its digest says."""

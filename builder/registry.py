@@ -1,26 +1,23 @@
-"""Pushes an archive to a registry over the distribution API, with the credentials that Docker keeps.
+"""Pushes archives to a registry over the distribution API, with the credentials that Docker keeps.
 
 https://github.com/opencontainers/distribution-spec/blob/main/spec.md
 """
 
 from __future__ import annotations
 
-import base64
 import ipaddress
+import json
 import time
-import warnings
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import urljoin, urlsplit
 from urllib.request import parse_http_list, parse_keqv_list
 
-import docker.auth
 import requests
-from docker.errors import DockerException
 
-from builder.archive import Descriptor, open_archive
+from builder.archive import INDEX_TYPE, Archive, Descriptor, open_archive
+from builder.credentials import Credentials, find_credentials
 from builder.errors import RegistryError, UsageError
 from builder.progress import Progress
 from builder.reference import Reference, parse_reference
@@ -39,61 +36,41 @@ _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _T = TypeVar("_T")
 
 
-def push(archive: Path, reference: str, progress: Progress) -> str:
-    """Pushes the image in `archive` as `reference`, which names its registry; returns the manifest's digest.
+def push(archives: Sequence[Path], reference: str, progress: Progress) -> str:
+    """Pushes the images in `archives` as `reference`, which names its registry; returns the digest behind it.
 
-    Blobs that the registry has are not sent again. The tag moves last, so that a push which fails leaves it
-    where it was. RegistryError says what the registry refused; UsageError where `reference` names none.
+    That is a single image's manifest, or an index over several, which are for different platforms. Blobs that
+    the registry has are not sent again. The tag moves last: a push that fails leaves it where it was.
+    RegistryError says what the registry refused; UsageError where `reference` names none.
     """
     target = parse_reference(reference)
     if target.host is None:
         raise UsageError(f"{reference}: which registry?", f"name it: HOST[:PORT]/{target}")
     registry = Registry(target, find_credentials(target.host))
-    with open_archive(archive) as image:
-        registry.check()
-        for number, blob in enumerate((image.config, *image.layers)):
-            what = f"layer {number} of {len(image.layers)}" if number else "config"
-            progress.detail(f"{what}: {blob.size / 1e6:.1f} MB")
-            with image.blob(blob) as content:
-                registry.put_blob(blob, content)
-        progress.detail(f"tag {target.tag}")
-        registry.put_manifest(target.tag, image.descriptor, image.manifest)
-    return image.descriptor.digest
+    registry.check()
+    entries = []
+    for path in archives:
+        with open_archive(path) as archive:
+            _push_blobs(registry, archive, progress)
+            manifest, content = archive.descriptor, archive.manifest
+            entries.append(manifest.to_json() | {"platform": archive.platform})
+            if len(archives) > 1:
+                registry.put_manifest(manifest.digest, manifest, content)
+    if len(archives) > 1:
+        index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}
+        content = json.dumps(index, sort_keys=True, separators=(",", ":")).encode()
+        manifest = Descriptor.of(INDEX_TYPE, content)
+    progress.detail(f"tag {target.tag}")
+    registry.put_manifest(target.tag, manifest, content)
+    return manifest.digest
 
 
-@dataclass(frozen=True)
-class Credentials:
-    """What a registry's user proves himself with."""
-
-    user: str
-    secret: str
-    identity_token: bool = False
-    """`secret` is a refresh token, to be traded for an access token; `user` has no meaning then."""
-
-    @property
-    def basic(self) -> str:
-        """The Authorization header of HTTP's Basic scheme."""
-        return "Basic " + base64.b64encode(f"{self.user}:{self.secret}".encode()).decode()
-
-
-def find_credentials(host: str) -> Credentials | None:
-    """What Docker's config file or its credential helper has for `host`; None where they have nothing."""
-    try:
-        with warnings.catch_warnings():
-            # A missing helper is warned about, and then raised.
-            warnings.simplefilter("ignore")
-            found: dict[str, str] | None = docker.auth.load_config().resolve_authconfig(host)
-    except (DockerException, OSError, ValueError) as error:
-        raise RegistryError(
-            f"{host}: Docker's credentials cannot be read: {error}", f"docker login {host}"
-        ) from error
-    # The config file's entries and those of helpers differ in case.
-    entry = {name.lower(): value for name, value in (found or {}).items()}
-    if token := entry.get("identitytoken"):
-        return Credentials("", token, identity_token=True)
-    if user := entry.get("username"):
-        return Credentials(user, entry.get("password") or "")
-    return None
+def _push_blobs(registry: Registry, archive: Archive, progress: Progress) -> None:
+    for number, blob in enumerate((archive.config, *archive.layers)):
+        what = f"layer {number} of {len(archive.layers)}" if number else "config"
+        progress.detail(f"{archive.platform['architecture']}: {what}: {blob.size / 1e6:.1f} MB")
+        with archive.blob(blob) as content:
+            registry.put_blob(blob, content)
 
 
 class Registry:

@@ -71,8 +71,8 @@ def archive(tmp_path: Path) -> Path:
     return make_archive(tmp_path, "archive", [bytes(range(256)) * 2000, b"small"])
 
 
-def make_archive(folder: Path, name: str, layers: Sequence[bytes]) -> Path:
-    """An archive for arm64 with a layer for each content of a file."""
+def make_archive(folder: Path, name: str, layers: Sequence[bytes], *, architecture: str = "arm64") -> Path:
+    """An archive with a layer for each content of a file."""
     tars = []
     for number, content in enumerate(layers):
         root = folder / f"{name}-root-{number}"
@@ -82,7 +82,7 @@ def make_archive(folder: Path, name: str, layers: Sequence[bytes]) -> Path:
         write_layer(root, tars[-1], epoch=0)
     diff_ids = [f"sha256:{hashlib.sha256(tar.read_bytes()).hexdigest()}" for tar in tars]
     config = {
-        "architecture": "arm64",
+        "architecture": architecture,
         "os": "linux",
         "config": {"Entrypoint": ["/file-0"]},
         "rootfs": {"type": "layers", "diff_ids": diff_ids},

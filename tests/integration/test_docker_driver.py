@@ -33,7 +33,7 @@ from tests.integration.servers import Relay, wait_for
 REFERENCE = "sandbox-test:driver"
 LABELS = {
     "com.example.motto": 'it costs $5, "they" said \\o/ ${HOME} `id` # \\',
-    "org.opencontainers.image.title": "größer",
+    "org.opencontainers.image.title": f"größer {os.getpid()}",
 }
 EPOCH = 1735689600
 
@@ -106,17 +106,15 @@ def make_job(base: Path, tmp_path: Path) -> MakeJob:
 
 @pytest.fixture(autouse=True)
 def nothing_stays(engine: docker.DockerClient) -> Iterator[None]:
-    """Whatever a test did, the engine has no image and no container more than before, but for REFERENCE."""
-    images, containers = kept(engine)
+    """Whatever a test did, the engine has no image and no container of ours left, but for REFERENCE."""
     yield
     with suppress(ImageNotFound):
         engine.images.remove(REFERENCE)
-    assert kept(engine) == (images, containers)
-
-
-def kept(engine: docker.DockerClient) -> tuple[set[str | None], set[str | None]]:
-    images = {image.id for image in engine.images.list(all=True)}
-    return images, {container.id for container in engine.containers.list(all=True)}
+    ours: dict[str, str | list[str] | bool] = {
+        "label": f"org.opencontainers.image.title={LABELS['org.opencontainers.image.title']}"
+    }
+    assert engine.images.list(all=True, filters=ours) == []
+    assert engine.containers.list(all=True, filters=ours) == []
 
 
 def quiet() -> Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import shlex
@@ -42,14 +43,18 @@ def skopeo(*arguments: str) -> str:
     return subprocess.run(["skopeo", *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def remote_digest(host: str, name: str = "team/sandbox:v1") -> str:
-    described = skopeo("inspect", "--tls-verify=false", "--override-arch=arm64", f"docker://{host}/{name}")
-    return str(json.loads(described)["Digest"])
+def remote_manifest(host: str) -> str:
+    """What the tag stands for."""
+    return skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{host}/team/sandbox:v1")
+
+
+def remote_digest(host: str) -> str:
+    return f"sha256:{hashlib.sha256(remote_manifest(host).encode()).hexdigest()}"
 
 
 def refusal(archive: Path, reference: str) -> RegistryError:
     with pytest.raises(RegistryError) as refused:
-        push(archive, reference, quiet())
+        push([archive], reference, quiet())
     return refused.value
 
 
@@ -58,7 +63,7 @@ def refusal(archive: Path, reference: str) -> RegistryError:
 
 def test_skopeo_pulls_what_was_pushed(registry: str, archive: Path, tmp_path: Path) -> None:
     """The digest is the registry's, and a copy pulled back has the same config and layers, bit for bit."""
-    digest = push(archive, f"{registry}/team/sandbox:v1", quiet())
+    digest = push([archive], f"{registry}/team/sandbox:v1", quiet())
     assert remote_digest(registry) == digest
     back = tmp_path / "back"
     skopeo(
@@ -73,7 +78,7 @@ def test_skopeo_pulls_what_was_pushed(registry: str, archive: Path, tmp_path: Pa
 
 def test_docker_pulls_what_was_pushed(registry: str, archive: Path, engine: docker.DockerClient) -> None:
     """Docker Engine pulls it for arm64, under the digest that push() gave and the image is the archive's."""
-    digest = push(archive, f"{registry}/team/sandbox:v1", quiet())
+    digest = push([archive], f"{registry}/team/sandbox:v1", quiet())
     image = engine.images.pull(f"{registry}/team/sandbox", "v1", platform="linux/arm64")
     try:
         assert image.attrs["RepoDigests"] == [f"{registry}/team/sandbox@{digest}"]
@@ -84,11 +89,40 @@ def test_docker_pulls_what_was_pushed(registry: str, archive: Path, engine: dock
         engine.images.remove(f"{registry}/team/sandbox:v1")
 
 
+def test_two_architectures(registry: str, archive: Path, tmp_path: Path, engine: docker.DockerClient) -> None:
+    """Images of two architectures come under one tag, and each machine gets its own."""
+    other = make_archive(tmp_path, "other", [b"for amd64"], architecture="amd64")
+    digest = push([archive, other], f"{registry}/team/sandbox:v1", quiet())
+    assert remote_digest(registry) == digest
+    manifests = json.loads(remote_manifest(registry))["manifests"]
+    digests = {manifest["platform"]["architecture"]: manifest["digest"] for manifest in manifests}
+    for path, architecture in ((archive, "arm64"), (other, "amd64")):
+        image = engine.images.pull(f"{registry}/team/sandbox", "v1", platform=f"linux/{architecture}")
+        try:
+            assert image.attrs["Architecture"] == architecture
+            with open_archive(path) as sent:
+                assert digests[architecture] == sent.descriptor.digest
+                assert image.id in {sent.config.digest, digest}  # the latter on containerd's store
+        finally:
+            engine.images.remove(f"{registry}/team/sandbox:v1")
+
+
+def test_no_half_index(front: Front, archive: Path, tmp_path: Path) -> None:
+    """When one of two images cannot be pushed, the tag stays where it was."""
+    other = make_archive(tmp_path, "other", [b"for amd64"], architecture="amd64")
+    before = push([archive], f"{front.host}/team/sandbox:v1", quiet())
+    with open_archive(other) as unsent:
+        front.faults.append(Fault("PUT", f"/manifests/{unsent.descriptor.digest}", 400))
+    with pytest.raises(RegistryError, match="400"):
+        push([archive, other], f"{front.host}/team/sandbox:v1", quiet())
+    assert remote_digest(front.host) == before
+
+
 def test_blobs_are_sent_once(front: Front, archive: Path) -> None:
     """A second push sends the manifest alone: the registry has the blobs."""
-    push(archive, f"{front.host}/team/sandbox:v1", quiet())
+    push([archive], f"{front.host}/team/sandbox:v1", quiet())
     assert front.requests("PUT", "/uploads/") == 3
-    push(archive, f"{front.host}/team/sandbox:v2", quiet())
+    push([archive], f"{front.host}/team/sandbox:v2", quiet())
     assert front.requests("PUT", "/uploads/") == 3
     assert front.requests("PUT", "/manifests/") == 2
 
@@ -96,7 +130,7 @@ def test_blobs_are_sent_once(front: Front, archive: Path) -> None:
 def test_no_registry(archive: Path) -> None:
     """A reference without a host is refused: which registry it means is for the user to say."""
     with pytest.raises(UsageError) as refused:
-        push(archive, "team/sandbox:v1", quiet())
+        push([archive], "team/sandbox:v1", quiet())
     assert refused.value.hint == "name it: HOST[:PORT]/team/sandbox:v1"
 
 
@@ -140,7 +174,7 @@ def test_credentials_from_docker_config(
 ) -> None:
     """What `docker login` left behind opens the registry."""
     config = docker_config(login(private_registry))
-    digest = push(archive, f"{private_registry}/team/sandbox:v1", quiet())
+    digest = push([archive], f"{private_registry}/team/sandbox:v1", quiet())
     found = skopeo(
         *("inspect", "--raw", "--tls-verify=false", "--authfile", str(config / "config.json")),
         f"docker://{private_registry}/team/sandbox@{digest}",
@@ -165,7 +199,7 @@ def test_credentials_from_helper(
     helper.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     docker_config({"credHelpers": {private_registry: "vault"}})
-    assert push(archive, f"{private_registry}/team/sandbox:v1", quiet()).startswith("sha256:")
+    assert push([archive], f"{private_registry}/team/sandbox:v1", quiet()).startswith("sha256:")
 
 
 def test_missing_helper(private_registry: str, archive: Path, docker_config: WriteConfig) -> None:
@@ -201,7 +235,7 @@ def test_bearer_token(front: Front, archive: Path, docker_config: WriteConfig) -
     """A token server gets user and password; the registry gets the token alone."""
     front.token_user = (USER, PASSWORD)
     docker_config(login(front.host))
-    push(archive, f"{front.host}/team/sandbox:v1", quiet())
+    push([archive], f"{front.host}/team/sandbox:v1", quiet())
     sent = [(path.split("?")[0], headers.get("Authorization", "")) for _, path, headers in front.seen]
     assert {path for path, authorization in sent if authorization.startswith("Basic")} == {"/token"}
     assert {authorization for path, authorization in sent if path != "/token"} == {"", "Bearer opened"}
@@ -221,7 +255,7 @@ def test_netrc_is_not_read(
     """Credentials come from Docker's config alone: nothing of ~/.netrc goes to a registry."""
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password mine\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    push(archive, f"{front.host}/team/sandbox:v1", quiet())
+    push([archive], f"{front.host}/team/sandbox:v1", quiet())
     assert not any("Authorization" in headers for _, _, headers in front.seen)
 
 
@@ -258,7 +292,7 @@ def test_credentials_stay_with_their_host(
 def test_passing_failures(front: Front, archive: Path, fault: Fault) -> None:
     """A failure that passes within four attempts is not the user's business, and the image arrives whole."""
     front.faults.append(fault)
-    digest = push(archive, f"{front.host}/team/sandbox:v1", quiet())
+    digest = push([archive], f"{front.host}/team/sandbox:v1", quiet())
     assert fault.times == 0
     assert remote_digest(front.upstream) == digest
 
@@ -268,7 +302,7 @@ def test_registry_names_its_pause(front: Front, archive: Path, monkeypatch: pyte
     monkeypatch.setattr(registry_module, "_PAUSES_S", (0.0, 0.0, 0.0))
     front.faults.append(Fault("PUT", "/manifests/", 429, headers={"Retry-After": "1"}))
     started = time.monotonic()
-    push(archive, f"{front.host}/team/sandbox:v1", quiet())
+    push([archive], f"{front.host}/team/sandbox:v1", quiet())
     assert time.monotonic() - started >= 1
 
 
@@ -276,7 +310,7 @@ def test_registry_names_its_pause(front: Front, archive: Path, monkeypatch: pyte
 @pytest.mark.parametrize("path", ["/uploads/", "/manifests/"])
 def test_lasting_failures(front: Front, archive: Path, path: str) -> None:
     """One that lasts ends the push after four attempts, names the status, and leaves the tag where it was."""
-    before = push(archive, f"{front.upstream}/team/sandbox:v1", quiet())
+    before = push([archive], f"{front.upstream}/team/sandbox:v1", quiet())
     other = make_archive(archive.parent, "other", [b"another image"])
     front.faults.append(Fault("PUT", path, 503, times=100))
     error = refusal(other, f"{front.host}/team/sandbox:v1")

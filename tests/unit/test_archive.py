@@ -135,7 +135,8 @@ def test_two_indexes(image: BuiltImage, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar") as tar:
         content = {entry.name: tar.extractfile(entry).read() for entry in tar}  # type: ignore[union-attr]
     (described,) = json.loads(content["index.json"])["manifests"]
-    assert described["annotations"]["org.opencontainers.image.ref.name"] == "localhost:5000/team/sandbox:v1"
+    names = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
+    assert [described["annotations"][name] for name in names] == ["localhost:5000/team/sandbox:v1"] * 2
     manifest = json.loads(content["blobs/" + described["digest"].replace(":", "/")])
     blobs = [manifest["config"], *manifest["layers"]]
     for blob in blobs:
@@ -309,6 +310,15 @@ def test_damage(image: BuiltImage, tmp_path: Path, damage: str) -> None:
                 tar.addfile(entry("file"))
     with pytest.raises(BuildError, match=r"a\.tar"):
         unpack_archive(path, tmp_path / "unpacked")
+
+
+def test_changed_blob(image: BuiltImage, tmp_path: Path) -> None:
+    """A blob that is not what its digest says is never handed out."""
+    path = tmp_path / "a.tar"
+    write_archive(image, path, "x:y")
+    path.write_bytes(path.read_bytes().replace(b'"arm64"', b'"amd64"'))
+    with open_archive(path) as archive, pytest.raises(BuildError, match=r"blobs/sha256/.* is damaged"):
+        archive.blob(archive.config)
 
 
 def test_ordinary_user(image: BuiltImage) -> None:

@@ -61,10 +61,10 @@ def test_client_before_buildx(client: Callable[[str, str, str], str]) -> None:
 
 
 def test_no_capable_client(client: Callable[[str, str, str], str]) -> None:
-    """Where none can, the error names those that were tried, and the way without."""
+    """Where none can, the error names each that was tried, once, and the way without."""
     folder = client("a", "28.2.2", LACKS)
-    with pytest.raises(ToolMissing, match=f"{folder}/docker") as missing:
-        find_client(folder)
+    with pytest.raises(ToolMissing, match=f": {folder}/docker without buildx") as missing:
+        find_client(f"{folder}:{folder}")
     assert "--driver oci" in str(missing.value.hint)
 
 

@@ -1,0 +1,376 @@
+"""What goes into a tree, and what is said about what does not."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from builder.errors import BuildError, ConfigError
+from builder.tree.contents import Contents, tree_contents
+from builder.tree.spec import Rule
+from tests.fakeroot import ARCH, LIBRARIES, PYTHON, STDLIB, FakeRoot, elf, python_root, spec
+
+SITE = "/usr/lib/python3/dist-packages"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> FakeRoot:
+    """A base with an interpreter, and beside it a file that no tree may have."""
+    (tmp_path / "outside").write_text("this machine's")
+    return python_root(tmp_path / "root")
+
+
+def contents(root: FakeRoot, **changes: object) -> Contents:
+    return tree_contents(spec(**changes), root, lambda _: None)
+
+
+def only_warning(found: Contents) -> str:
+    (warning,) = found.warnings
+    return warning
+
+
+def test_the_interpreter_and_all_that_it_needs(root: FakeRoot) -> None:
+    """Executable, loader, libraries with the links to them, standard library; nothing else of the base."""
+    root.write("/usr/bin/sh", elf(), mode=0o4755)
+    root.write("/usr/share/doc/copyright")
+    found = contents(root)
+    assert found.files == {
+        f"/usr/bin/{PYTHON}",
+        f"{LIBRARIES}/ld-real.so",
+        f"{LIBRARIES}/libc.so.6",
+        f"{LIBRARIES}/libm.so.6.1",
+        f"{STDLIB}/os.py",
+        f"{STDLIB}/json/__init__.py",
+        f"{STDLIB}/lib-dynload/_ok.so",
+    }
+    assert found.links[f"{LIBRARIES}/libm.so.6"] == "libm.so.6.1"
+    assert found.executables == {f"/usr/bin/{PYTHON}", f"{LIBRARIES}/ld-real.so"}
+    assert found.warnings == ()
+    assert found.sys_path == (f"/usr/lib/{PYTHON.replace('.', '')}.zip", STDLIB, f"{STDLIB}/lib-dynload")
+
+
+def test_folders_that_are_links_come_along(root: FakeRoot) -> None:
+    """The path that config.yaml has works in the jail, through every link on its way."""
+    found = contents(root, python_path="/bin/python3")
+    assert found.links["/bin"] == "usr/bin"
+    assert found.links["/usr/bin/python3"] == PYTHON
+
+
+def test_packages_are_discovered_or_exactly_those_that_are_listed(root: FakeRoot) -> None:
+    """No list: every package folder of the interpreter. A list: that, and no other package."""
+    root.write(f"{SITE}/yaml.py")
+    root.write(f"{SITE}/requests/__init__.py")
+    assert f"{SITE}/yaml.py" in contents(root).files
+    listed = contents(root, python_lib_path=(f"{SITE}/requests",))
+    assert f"{SITE}/requests/__init__.py" in listed.files
+    assert f"{SITE}/yaml.py" not in listed.files
+    assert listed.sys_path[-1] == SITE
+    assert not any(path.startswith("/usr/lib/python3/") for path in contents(root, python_lib_path=()).files)
+
+
+@pytest.mark.parametrize("listed", [(), ("{site}/numpy",), ("{site}",), ("{stdlib}",)])
+def test_packages_inside_the_standard_library_are_packages(root: FakeRoot, listed: tuple[str, ...]) -> None:
+    """In the layout of /usr/local a list leaves out the other packages that lie within the standard library."""
+    site = f"{STDLIB}/site-packages"
+    root.write(f"{site}/numpy/__init__.py")
+    root.write(f"{site}/other.py")
+    found = contents(root, python_lib_path=tuple(p.format(site=site, stdlib=STDLIB) for p in listed))
+    assert (f"{site}/numpy/__init__.py" in found.files) is bool(listed)
+    assert (f"{site}/other.py" in found.files) is (listed in (("{site}",), ("{stdlib}",)))
+    assert (site in found.sys_path) is bool(listed)
+
+
+@pytest.mark.parametrize(
+    ("listed", "folder"),
+    [
+        ("/opt/modules", "/opt/modules"),
+        ("/opt/packages", "/opt/packages"),
+        ("/opt/packages/outer/inner", "/opt/packages"),
+        ("/opt/empty/site-packages", "/opt/empty/site-packages"),
+        ("/opt/link", "/opt/modules"),
+        ("/opt/data", None),
+        ("/opt/modules/m.py", None),
+    ],
+)
+def test_a_listed_folder_is_on_sys_path_when_something_can_be_imported_from_it(
+    root: FakeRoot, listed: str, folder: str | None
+) -> None:
+    """Folders of modules or packages, the folder that holds a listed package; not data, not single files."""
+    root.write("/opt/modules/m.py")
+    root.write("/opt/packages/outer/__init__.py")
+    root.write("/opt/packages/outer/inner/__init__.py")
+    root.host("/opt/empty/site-packages").mkdir(parents=True)
+    root.write("/opt/data/table.csv")
+    root.symlink("/opt/link", "/opt/modules")
+    found = contents(root, python_lib_path=(listed,))
+    assert found.sys_path[3:] == ((folder,) if folder else ())
+
+
+def test_every_missing_path_is_said_at_once_with_the_nearest(root: FakeRoot) -> None:
+    """Exit code 2, one problem for each path, with its place in the list."""
+    with pytest.raises(ConfigError) as failure:
+        contents(root, python_lib_path=("/usr/lib/jsn", STDLIB, f"{STDLIB}/jsom"))
+    assert failure.value.exit_code == 2
+    assert [message for message, _ in failure.value.problems] == [
+        "python_lib_path[0]: /usr/lib/jsn is not in a test's base",
+        f"python_lib_path[2]: {STDLIB}/jsom is not in a test's base",
+    ]
+    assert f"the nearest that exists is {STDLIB}/json;" in str(failure.value.problems[1][1])
+
+
+@pytest.mark.parametrize("changes", [{"allow_missing": True}, {"optional_paths": ("/etc/resolv.conf",)}])
+def test_optional_and_allowed_paths_are_passed_over_with_a_warning(
+    root: FakeRoot, changes: dict[str, object]
+) -> None:
+    """dify-sandbox's resolver files, and everything with --allow-missing."""
+    found = contents(root, python_lib_path=("/etc/resolv.conf",), **changes)
+    said = "python_lib_path[0]: /etc/resolv.conf is not in a test's base: passed over"
+    assert only_warning(found) == said
+
+
+def test_a_listed_file_that_we_supply_is_not_missing(root: FakeRoot) -> None:
+    """A base whose packages nobody configured has no /etc/hosts; the tree has one, so there is nothing to say."""
+    found = contents(root, python_lib_path=("/etc/hosts", "/etc/nsswitch.conf"))
+    assert found.warnings == ()
+    assert found.texts["/etc/hosts"].startswith(b"127.0.0.1 localhost\n")
+
+
+def test_the_users_of_the_base_are_not_the_jails_unless_they_are_listed(root: FakeRoot) -> None:
+    """/etc/passwd is ours, and the base's own where config.yaml says so."""
+    root.write("/etc/passwd", "alice:x:1000:1000::/home/alice:/bin/sh\n")
+    assert b"alice" not in contents(root).texts["/etc/passwd"]
+    listed = contents(root, python_lib_path=("/etc/passwd",))
+    assert "/etc/passwd" in listed.files
+    assert "/etc/passwd" not in listed.texts
+
+
+@pytest.mark.parametrize("listed", ["/", "/proc", "/dev/null", "/sys/kernel", "/climb"])
+def test_a_whole_system_and_the_kernels_folders_are_refused(root: FakeRoot, listed: str) -> None:
+    """Neither is a folder of a tree, by whatever name."""
+    for path in ("/proc/1", "/dev/null", "/sys/kernel/x"):
+        root.write(path)
+    root.symlink("/climb", "../../..")
+    with pytest.raises(ConfigError, match="is more than a tree can hold"):
+        contents(root, python_lib_path=(listed,))
+
+
+def test_a_listed_link_brings_what_it_leads_to(root: FakeRoot) -> None:
+    """A chain of links to a file, and a link to a folder, come with every link on the way."""
+    root.write("/opt/v2/lib/data.bin")
+    root.symlink("/opt/current", "v2")
+    root.symlink("/usr/data", "/opt/current/lib")
+    found = contents(root, python_lib_path=("/usr/data",))
+    assert "/opt/v2/lib/data.bin" in found.files
+    assert found.links["/usr/data"] == "../opt/v2/lib"
+    assert "/opt/current" in found.links
+
+
+def test_links_that_lead_nowhere_or_in_a_circle_are_left_out_and_said(root: FakeRoot) -> None:
+    """Each has a warning with its place and what it says."""
+    root.symlink(f"{STDLIB}/gone.py", "/etc/gone.py")
+    root.symlink(f"{STDLIB}/loop.py", "loop.py")
+    found = contents(root)
+    assert found.warnings == (
+        f"left out the link {STDLIB}/gone.py -> /etc/gone.py: it leads to nothing",
+        f"left out the link {STDLIB}/loop.py -> loop.py: it goes round in a circle",
+    )
+    assert f"{STDLIB}/gone.py" not in found.links
+
+
+def test_a_link_out_of_the_root_leads_into_it(root: FakeRoot) -> None:
+    """`..` above the root is the root: this machine's own file of that name is not taken."""
+    root.symlink(f"{STDLIB}/climb", "../../../../outside")
+    assert "it leads to nothing" in only_warning(contents(root))
+    root.write("/outside", "the base's")
+    found = contents(root)
+    assert "/outside" in found.files
+    assert found.links[f"{STDLIB}/climb"] == "../../../outside"
+
+
+@pytest.mark.parametrize("target", ["/", "..", "/usr", "../../../.."])
+def test_a_link_to_a_folder_that_holds_it_does_not_bring_a_system_along(root: FakeRoot, target: str) -> None:
+    """A package's link to the root or to a folder above itself is left out and said."""
+    root.write("/usr/share/large")
+    root.write("/opt/pkg/__init__.py")
+    root.symlink("/opt/pkg/link", target)
+    found = contents(root, python_lib_path=("/opt/pkg",))
+    assert "would come along" in only_warning(found)
+    assert "/usr/share/large" not in found.files
+
+
+def test_a_link_to_its_own_folder_stays(root: FakeRoot) -> None:
+    """What it leads to is in the tree, so it can be, and the walk ends."""
+    root.symlink(f"{STDLIB}/json/here", ".")
+    assert contents(root).links[f"{STDLIB}/json/here"] == "."
+
+
+def test_a_link_of_a_package_to_another_place_brings_it(root: FakeRoot) -> None:
+    """Debian's packages link to /usr/share/javascript and the like."""
+    root.write("/usr/share/javascript/jquery/jquery.js")
+    root.symlink(f"{SITE}/docs/static", "/usr/share/javascript/jquery")
+    found = contents(root)
+    assert "/usr/share/javascript/jquery/jquery.js" in found.files
+    assert found.links[f"{SITE}/docs/static"] == "../../../../share/javascript/jquery"
+
+
+def test_devices_sockets_and_pipes_are_left_out_and_said(root: FakeRoot) -> None:
+    """Only files, folders and links are in a tree."""
+    os.mkfifo(root.host(f"{STDLIB}/pipe"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(root.host(f"{STDLIB}/socket")))
+    found = contents(root)
+    assert only_warning(found) == (
+        f"left out 2 devices, sockets or pipes: {STDLIB}/pipe, {STDLIB}/socket"
+    )
+    assert not found.files & {f"{STDLIB}/pipe", f"{STDLIB}/socket"}
+
+
+def test_rules_leave_out_what_they_are_about_and_links_to_it(root: FakeRoot) -> None:
+    """A link to what a rule left out goes with it, in silence; what config.yaml lists itself stays."""
+    rules = (Rule("{stdlib}/test", "tests"), Rule("**/*.a", "static"))
+    root.write(f"{STDLIB}/test/support.py")
+    root.write(f"{STDLIB}/lib.a")
+    root.symlink(f"{STDLIB}/link", "test/support.py")
+    found = contents(root, prune=rules)
+    assert not found.files & {f"{STDLIB}/test/support.py", f"{STDLIB}/lib.a"}
+    assert found.warnings == ()
+    listed = contents(root, prune=rules, python_lib_path=(f"{STDLIB}/test", f"{STDLIB}/lib.a"))
+    assert {f"{STDLIB}/test/support.py", f"{STDLIB}/lib.a"} <= listed.files
+
+
+def test_a_rule_can_hold_only_where_the_base_has_something(root: FakeRoot) -> None:
+    """The pure twin of a C module is left out only where the C module is there."""
+    rule = Rule("{stdlib}/_pydecimal.py", "twin", where="{stdlib}/lib-dynload/_decimal.*")
+    root.write(f"{STDLIB}/_pydecimal.py")
+    assert f"{STDLIB}/_pydecimal.py" in contents(root, prune=(rule,)).files
+    root.write(f"{STDLIB}/lib-dynload/_decimal.so", elf())
+    assert f"{STDLIB}/_pydecimal.py" not in contents(root, prune=(rule,)).files
+
+
+def test_a_module_that_a_link_leads_to_keeps_its_source(root: FakeRoot) -> None:
+    """The link would lead to nothing."""
+    rule = Rule("{stdlib}/table*.py", "a table")
+    root.write(f"{STDLIB}/table1.py")
+    root.write(f"{STDLIB}/table2.py")
+    root.symlink(f"{STDLIB}/second.py", "table2.py")
+    found = contents(root, sourceless=(rule,))
+    assert found.sourceless == {f"{STDLIB}/table1.py"}
+    assert f"{STDLIB}/second.py" in found.modules
+
+
+def test_an_interpreter_without_its_library_names_the_chain(root: FakeRoot) -> None:
+    """The build ends: nothing of the tree could start."""
+    root.host(f"{LIBRARIES}/libm.so.6").unlink()
+    with pytest.raises(BuildError, match=rf"/usr/bin/{PYTHON} -> libm\.so\.6 \(not found\)"):
+        contents(root)
+
+
+def test_modules_of_the_standard_library_that_cannot_be_loaded_are_left_out(root: FakeRoot) -> None:
+    """An optional module whose library the base lacks, a damaged one and one of another machine; each is said."""
+    dynload = f"{STDLIB}/lib-dynload"
+    root.write(f"{dynload}/_tkinter.so", elf(needed=["libtk.so"]))
+    root.write(f"{dynload}/_half.so", elf()[:70])
+    root.write(f"{dynload}/_other.so", elf(machine="EM_386"))
+    found = contents(root)
+    assert {path for path in found.files if path.startswith(dynload)} == {f"{dynload}/_ok.so"}
+    assert len(found.warnings) == 3
+    assert f"{dynload}/_tkinter.so -> libtk.so (not found)" in found.warnings[0]
+    assert f"not for {ARCH.name}" in found.warnings[1]
+    assert f"damaged ELF files: {dynload}/_half.so" in found.warnings[2]
+
+
+def test_what_a_package_cannot_load_stays_and_is_said(root: FakeRoot) -> None:
+    """A package may open its library some other way, or never: its files are as its author packed them."""
+    root.write(f"{SITE}/pkg/a.so", elf(needed=["libcuda.so.1"]))
+    root.write(f"{SITE}/pkg/b.so", elf(machine="EM_386"))
+    found = contents(root)
+    assert {f"{SITE}/pkg/a.so", f"{SITE}/pkg/b.so"} <= found.files
+    assert f"{SITE}/pkg/a.so -> libcuda.so.1 (not found)" in found.warnings
+    assert any("b.so" in warning and f"not for {ARCH.name}" in warning for warning in found.warnings)
+
+
+def test_libraries_of_packages_come_along(root: FakeRoot) -> None:
+    """The closure is that of every ELF file in the tree, packages included, by whatever name it has."""
+    root.write(f"{LIBRARIES}/libstdc++.so.6.0.30", elf(needed=["libm.so.6"]))
+    root.symlink(f"{LIBRARIES}/libstdc++.so.6", "libstdc++.so.6.0.30")
+    root.write(f"{SITE}/pkg/no-suffix", elf(needed=["libstdc++.so.6"]))
+    found = contents(root)
+    assert f"{LIBRARIES}/libstdc++.so.6.0.30" in found.files
+    assert found.links[f"{LIBRARIES}/libstdc++.so.6"] == "libstdc++.so.6.0.30"
+
+
+def test_libraries_that_no_header_names(root: FakeRoot) -> None:
+    """A rule brings a library and what that needs; one that is missing is an error, or optional."""
+    root.write(f"{LIBRARIES}/libgcc_s.so.1", elf(needed=["libdeep.so"]))
+    root.write(f"{LIBRARIES}/libdeep.so", elf())
+    found = contents(root, libraries=(Rule("libgcc_s.so.1", "threads"), Rule("libno.so", "x", optional=True)))
+    assert {f"{LIBRARIES}/libgcc_s.so.1", f"{LIBRARIES}/libdeep.so"} <= found.files
+    with pytest.raises(BuildError, match=r"libno\.so is not in a test's base: reason"):
+        contents(root, libraries=(Rule("libno.so", "reason"),))
+
+
+def test_system_files_for_the_architecture(root: FakeRoot) -> None:
+    """{triplet} is the target's; an optional file that is missing is passed over, another is a problem."""
+    root.write(f"{LIBRARIES}/ossl-modules/legacy.so", elf())
+    rules = (Rule("/usr/lib/{triplet}/ossl-modules", "r"), Rule("/etc/none", "r", optional=True))
+    found = contents(root, system_files=rules)
+    assert f"{LIBRARIES}/ossl-modules/legacy.so" in found.files
+    assert found.warnings == ()
+    with pytest.raises(ConfigError, match="system_lib_requirements: /etc/none is not in"):
+        contents(root, system_files=(Rule("/etc/none", "system_lib_requirements"),))
+
+
+def test_certificates_are_made_where_nobody_configured_the_package(root: FakeRoot) -> None:
+    """Debian's extracted package has single files only; OpenSSL finds the bundle where it looks for cert.pem."""
+    root.write("/usr/share/ca-certificates/mozilla/b.crt", "second")
+    root.write("/usr/share/ca-certificates/mozilla/a.crt", "first\n")
+    root.write("/usr/share/ca-certificates/mozilla/README", "no certificate")
+    root.symlink("/usr/lib/ssl/cert.pem", "/etc/ssl/certs/ca-certificates.crt")
+    root.write(f"{LIBRARIES}/libcrypto.so.3", elf() + b'OPENSSLDIR: "/usr/lib/ssl"\0')
+    root.write(f"{STDLIB}/lib-dynload/_ssl.so", elf(needed=["libcrypto.so.3"]))
+    found = contents(root)
+    assert found.texts["/etc/ssl/certs/ca-certificates.crt"] == b"first\nsecond\n"
+    assert found.links["/usr/lib/ssl/cert.pem"] == "../../../etc/ssl/certs/ca-certificates.crt"
+    assert found.warnings == ()
+
+
+def test_the_bases_own_certificates_are_kept(root: FakeRoot) -> None:
+    """A configured base, and a prefix with a cert.pem of its own, give theirs; none at all is said."""
+    root.write(f"{LIBRARIES}/libcrypto.so.3", elf() + b'OPENSSLDIR: "/opt/conda/ssl"\0')
+    root.write(f"{STDLIB}/lib-dynload/_ssl.so", elf(needed=["libcrypto.so.3"]))
+    assert "HTTPS will trust nobody" in only_warning(contents(root))
+    root.write("/opt/conda/ssl/cert.pem", "theirs")
+    assert "/opt/conda/ssl/cert.pem" in contents(root).files
+    root.write("/etc/ssl/certs/ca-certificates.crt", "configured")
+    rule = Rule("/etc/ssl/certs/ca-certificates.crt", "r", optional=True)
+    found = contents(root, system_files=(rule,))
+    assert "/etc/ssl/certs/ca-certificates.crt" in found.files
+    assert "/etc/ssl/certs/ca-certificates.crt" not in found.texts
+
+
+def test_local_time_is_utc_unless_the_config_lists_it(root: FakeRoot) -> None:
+    """The base's own zone is not the jail's; with no time zones there is no link that leads to nothing."""
+    assert "/etc/localtime" not in contents(root).links
+    root.write("/usr/share/zoneinfo/Etc/UTC")
+    root.write("/usr/share/zoneinfo/Europe/Berlin")
+    root.symlink("/usr/share/zoneinfo/UTC", "Etc/UTC")
+    root.symlink("/etc/localtime", "/usr/share/zoneinfo/Europe/Berlin")
+    zones = (Rule("/usr/share/zoneinfo", "zones"),)
+    assert contents(root, system_files=zones).links["/etc/localtime"] == "../usr/share/zoneinfo/Etc/UTC"
+    listed = contents(root, system_files=zones, python_lib_path=("/etc/localtime",))
+    assert listed.links["/etc/localtime"] == "../usr/share/zoneinfo/Europe/Berlin"
+
+
+def test_the_loader_cache_has_the_libraries_that_no_rpath_leads_to(root: FakeRoot) -> None:
+    """libpython in /usr/local/lib, as in python.org's images, is found in the jail; a wheel's own is not listed."""
+    root.write("/etc/ld.so.conf", "/usr/local/lib\n")
+    root.write("/usr/local/lib/libpython.so", elf())
+    root.write(f"/usr/bin/{PYTHON}", elf(needed=["libpython.so"], interpreter=ARCH.loader), mode=0o755)
+    root.write(f"{SITE}/pkg.libs/libown.so", elf())
+    root.write(f"{SITE}/pkg/x.so", elf(needed=["libown.so"], runpath="$ORIGIN/../pkg.libs"))
+    cache = contents(root).texts["/etc/ld.so.cache"]
+    assert b"\0/usr/local/lib/libpython.so\0" in cache
+    assert b"libown.so" not in cache
