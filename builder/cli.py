@@ -34,7 +34,8 @@ class DefaultVerb(click.Group):
         own = {"--help", "-h", "--version"}
         if not args or (args[0] not in own and args[0] not in self.commands):
             if args and not args[0].startswith("-"):
-                raise click.UsageError(f"no such command: {args[0]}. Commands: {', '.join(self.commands)}", ctx)
+                known = ", ".join(self.commands)
+                raise click.UsageError(f"no such command: {args[0]}. Commands: {known}", ctx)
             args = ["build", *args]
         return super().parse_args(ctx, args)
 
@@ -59,7 +60,7 @@ _arch_option = click.option(
     callback=_arches,
     help="Architecture to build for; may be given again. Default: this machine's.",
 )
-_verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show commands, their output and tracebacks.")
+_verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show commands, output and tracebacks.")
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _allow_missing_option = click.option(
     "--allow-missing",
@@ -74,7 +75,7 @@ _output_option = click.option(
     help="Folder for what is built: one folder an architecture.",
 )
 _tag_option = click.option(
-    "--tag", metavar="NAME:TAG", help="Name of the image, in place of the config's image.repository and image.tag."
+    "--tag", metavar="NAME:TAG", help="Name of the image, in place of the config's image: section."
 )
 
 
@@ -146,7 +147,8 @@ def build(
     )
     built = pipeline.build(config, options, progress)
     if as_json:
-        click.echo(json.dumps([asdict(one) | {"archive": str(one.archive), "name": one.name} for one in built], indent=1))
+        results = [asdict(one) | {"archive": str(one.archive), "name": one.name} for one in built]
+        click.echo(json.dumps(results, indent=1))
     else:
         for one in built:
             click.echo(one.name)
@@ -200,7 +202,13 @@ def show_config(config_path: Path, as_json: bool, as_schema: bool, verbose: bool
 )
 @_output_option
 @click.option("-c", "code", metavar="CODE", help="Code to run, in place of a script.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.001), help="Wall-clock seconds. Default: the config's.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0.001),
+    metavar="SECONDS",
+    help="Wall clock of the run. Default: the config's worker_timeout.",
+)
 @click.option("--status", is_flag=True, help="Say on stderr what was in force: level, uid, namespaces.")
 @_verbose_option
 @click.argument("script", required=False)
@@ -306,7 +314,7 @@ def main(arguments: list[str] | None = None) -> None:
     # A service manager's SIGTERM cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     try:
-        code = _guarded(lambda: commands.main(args=arguments, prog_name="sandbox-build", standalone_mode=False))
+        code = _guarded(lambda: commands.main(arguments, "sandbox-build", standalone_mode=False))
     except Exception as error:
         if {"-v", "--verbose"} & set(arguments):
             traceback.print_exc()

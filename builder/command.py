@@ -1,4 +1,4 @@
-"""The one door to other programs: echoes the command, captures its output, quotes its last lines on failure."""
+"""The one door to other programs: echoes a command, captures its output, quotes its last lines on failure."""
 
 from __future__ import annotations
 
@@ -52,11 +52,12 @@ def run(
             tail: deque[str] = deque(maxlen=_LAST_LINES)
             lines = []
             assert process.stdout is not None  # noqa: S101 - PIPE was asked for
-            for raw in process.stdout:
-                line = raw.rstrip("\n")
-                lines.append(line)
-                tail.append(line)
-                on_line(line)
+            with process.stdout:
+                for raw in process.stdout:
+                    line = raw.rstrip("\n")
+                    lines.append(line)
+                    tail.append(line)
+                    on_line(line)
             process.wait()
             stdout, last = "\n".join(lines), list(tail)
     except BaseException:

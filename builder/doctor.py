@@ -1,4 +1,4 @@
-"""What this host can do: one finding for each thing that a build or a run may need, and what to do about a lack."""
+"""What this host can do: a finding for each thing that a build or a run may need, and how to mend a lack."""
 
 from __future__ import annotations
 
@@ -41,9 +41,8 @@ def examine() -> list[Finding]:
 def _architecture() -> Iterator[Finding]:
     machine = platform.machine()
     ok = any(arch.machine == machine for arch in ARCHES.values())
-    yield Finding(
-        "architecture", ok, machine, "everything", "" if ok else "use an x86_64 or aarch64 machine", required=True
-    )
+    hint = "" if ok else "use an x86_64 or aarch64 machine"
+    yield Finding("architecture", ok, machine, "everything", hint, required=True)
 
 
 def _kernel() -> Iterator[Finding]:
@@ -68,12 +67,13 @@ def _kernel() -> Iterator[Finding]:
 
 
 def _user_namespaces() -> Iterator[Finding]:
+    attempt = ["unshare", "--user", "--map-root-user", "--mount", "true"]
     try:
-        command.run(["unshare", "--user", "--map-root-user", "--mount", "true"], missing="apt-get install util-linux")
+        command.run(attempt, missing="apt-get install util-linux")
         found, hint = "may be made", ""
     except SandboxError as error:
         found = error.message.splitlines()[-1].removeprefix("  < ")
-        hint = "as root none is needed; else see sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces"
+        hint = "root needs none; else see sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces"
         if Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists():
             hint += " and kernel.apparmor_restrict_unprivileged_userns"
     yield Finding("user namespaces", not hint, found, "`sandbox-build run` as an ordinary user", hint)

@@ -28,14 +28,14 @@ TIMEOUT_EXIT = 124
 OUTPUT_EXIT = 125
 
 # $0 is the root, $1 the size of the scratch, the rest the command. Data arrives as arguments, never as text.
-_ENTER = f"""
+_ENTER = f"""\
 set -e
 mount --bind "$0" "$0"
 mount -o remount,bind,ro,nosuid,nodev "$0"
 mount -t tmpfs -o "size=$1,nr_inodes=4096,mode=0755,nosuid,nodev" tmpfs "$0{TREE_PATH}/tmp"
 shift
 exec "$@"
-"""
+"""  # noqa: S108 - the jail's own /tmp
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def run(
         raise ToolMissing(f"{command[0]} is not installed", "apt-get install util-linux") from None
     finally:
         os.close(status_write)
-    with process, open(status_read, "rb") as status_file:
+    with process, os.fdopen(status_read, "rb") as status_file:
         try:
             stopped = _pump(
                 process,
@@ -125,7 +125,7 @@ def run(
 
 
 def enter_command(root: Path, settings: dict[str, Any]) -> list[str]:
-    """The command that makes `root` the root directory of what follows it, with the most isolation to be had."""
+    """The command that makes `root` the root directory of what follows it, as isolated as can be had."""
     if os.geteuid() == 0 and not _may_mount():
         return ["chroot", str(root)]  # in a container: root without CAP_SYS_ADMIN
     namespaces = ["--mount", "--pid", "--fork", "--kill-child"]

@@ -1,4 +1,4 @@
-"""The build, top to bottom: config -> plan -> context -> driver -> archive -> proof -> output folder -> push."""
+"""The build, top to bottom: config, plan, context, driver, archive, proof, output folder, push."""
 
 from __future__ import annotations
 
@@ -101,6 +101,7 @@ def _build_one(plan: BuildPlan, driver: Driver, options: Options, progress: Prog
     built = Built(plan.arch.name, plan.reference, "", output / ARCHIVE, unchanged=False)
     if key and not options.no_cache and (known := _known_digest(output, key)):
         progress.note(f"{what}: nothing changed (--no-cache builds it all the same)")
+        driver.publish(built.archive)
         return replace(built, digest=known, unchanged=True)
 
     with tempfile.TemporaryDirectory(dir=options.output, prefix=f".{plan.arch.name}-") as temporary:
@@ -117,6 +118,7 @@ def _build_one(plan: BuildPlan, driver: Driver, options: Options, progress: Prog
         if output.exists():
             output.rename(Path(temporary) / "replaced")
         finished.rename(output)
+    driver.publish(built.archive)
     return built
 
 
@@ -156,7 +158,7 @@ def _prove(plan: BuildPlan, archive: Path, scratch: Path, progress: Progress) ->
 
 
 def _known_digest(output: Path, key: str) -> str | None:
-    """The digest of the image in `output` where it was made from what `key` stands for, and is still whole."""
+    """The digest of the image in `output`, where it was made of what `key` stands for and is still whole."""
     try:
         record = json.loads((output / _RECORD).read_text())
         if record["key"] != key:

@@ -83,7 +83,17 @@ class Container:
 
     def run(self, code: str, *, stdin: str | None = None, timeout_s: float = 60) -> Result:
         interactive = ["--interactive"] if stdin is not None else []
-        command = ["docker", "run", "--rm", "--network=none", *interactive, *self.options, self.image, "-c", code]
+        command = [
+            "docker",
+            "run",
+            "--rm",
+            "--network=none",
+            *interactive,
+            *self.options,
+            self.image,
+            "-c",
+            code,
+        ]
         return result_of(command, stdin, timeout_s)
 
 

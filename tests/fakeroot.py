@@ -54,9 +54,7 @@ def elf(
         return struct.pack("<IIQQQQQQ", kind, 4, offset, offset, offset, length, length, 1)
 
     header = b"\x7fELF" + bytes([2, 1, 1]) + bytes(9)
-    header += struct.pack(
-        "<HHIQQQIHHHHHH", 3, _MACHINES[machine], 1, 0, 64, 0, 0, 64, 56, segments, 64, 0, 0
-    )
+    header += struct.pack("<HHIQQQIHHHHHH", 3, _MACHINES[machine], 1, 0, 64, 0, 0, 64, 56, segments, 64, 0, 0)
     table = segment(_PT_LOAD, 0, size) + segment(_PT_DYNAMIC, dynamic_at, len(dynamic))
     table += segment(_PT_INTERP, interp_at, len(interp)) if interpreter else b""
     return header + table + strings + dynamic + interp

@@ -28,7 +28,6 @@ from builder.command import run
 from builder.drivers.driver import AssemblerOutput, BuildJob
 from builder.errors import BuildError, SandboxError, ToolMissing
 from builder.progress import Progress
-from builder.reference import parse_reference
 
 _WITHOUT_DOCKER = "--driver oci needs no Docker"
 
@@ -144,14 +143,15 @@ class DockerDriver:
                 with _explained():
                     progress.detail("saving the image")
                     image = engine.images.get(temporary)
-                    built = _save(engine, str(image.id), job.scratch)
-                    reference = parse_reference(job.reference)
-                    image.tag(reference.name, reference.tag)
-                return built
+                    return _save(engine, str(image.id), job.scratch)
             finally:
                 # Takes the name away, and the image too where it has no other.
                 with suppress(DockerException, requests.RequestException):
                     engine.images.remove(temporary)
+
+    def publish(self, archive: Path) -> None:
+        with closing(connect()) as engine, archive.open("rb") as file, _explained():
+            engine.images.load(file)
 
     def _build(self, engine: docker.DockerClient, job: BuildJob, tag: str, progress: Progress) -> None:
         output = AssemblerOutput(progress)

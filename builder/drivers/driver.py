@@ -48,6 +48,14 @@ class Driver(Protocol):
         """Builds the image; whatever stops it, nothing is left behind but files in job.scratch."""
         ...
 
+    def publish(self, archive: Path) -> None:
+        """Gives the finished image in `archive` its name, where this driver's users look for images."""
+        ...
+
+
+# The step in which BuildKit asks its store, or a registry, for the image after FROM; and why it has none.
+_METADATA_STEP = re.compile(r"#(\d+) \[internal\] load metadata for (\S+)")
+_STEP_FAILED = re.compile(r"#(\d+) ERROR: (.+)")
 
 # BuildKit's plain progress has "#STEP SECONDS " before what a step prints.
 _BUILDKIT_PREFIX = re.compile(r"#\d+ (?:\d+\.\d+ )?")
@@ -60,8 +68,14 @@ class AssemblerOutput:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._lines: list[str] = []
+        self._bases: dict[str, str] = {}
+        self._failed_steps: dict[str, str] = {}
 
     def __call__(self, line: str) -> None:
+        if step := _METADATA_STEP.match(line):
+            self._bases[step[1]] = step[2]
+        elif failed := _STEP_FAILED.match(line):
+            self._failed_steps[failed[1]] = failed[2]
         line = _BUILDKIT_PREFIX.sub("", line, count=1)
         self._lines.append(line)
         if line.startswith("warning: "):
@@ -77,11 +91,21 @@ class AssemblerOutput:
         """
         problems = list(_problems(self._lines))
         if not problems:
-            return error
+            return self._missing_base() or error
         code = next(filter(None, map(_EXIT_CODE.search, [*self._lines, error.message])), None)
         if code is not None and code[1] == "2":
             return ConfigError(problems)
         return BuildError("\n".join(message for message, _ in problems), problems[-1][1])
+
+    def _missing_base(self) -> BuildError | None:
+        """Why the image after FROM is not to be had, where that is what failed."""
+        for step, reason in self._failed_steps.items():
+            if step in self._bases:
+                return BuildError(
+                    f"base {self._bases[step]} is not to be had: {reason}",
+                    "check its name and tag; `docker login` where its registry wants to know who asks",
+                )
+        return None
 
 
 def _problems(lines: Iterable[str]) -> Iterable[tuple[str, str | None]]:

@@ -53,6 +53,9 @@ class OciDriver:
         except OSError as error:
             raise BuildError(f"{job.scratch}: the layers cannot be written: {error.strerror}") from error
 
+    def publish(self, archive: Path) -> None:
+        """The archive is all there is."""
+
 
 def _image_config(job: BuildJob, layers: Sequence[Path]) -> bytes:
     """The OCI image config that BuildKit makes of the Dockerfile, less its dates and history."""

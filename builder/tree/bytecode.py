@@ -6,14 +6,20 @@ source gives the same bytes. The interpreter that runs this compiles, and must b
 
 from __future__ import annotations
 
+import marshal
 import posixpath
-import py_compile
 import sys
 import warnings
+from collections.abc import Iterator
 from importlib.machinery import FrozenImporter
+from importlib.util import MAGIC_NUMBER, source_hash
 from pathlib import Path
+from types import CodeType
 
 from builder.errors import BuildError
+
+_UNCHECKED_HASH = (0b01).to_bytes(4, "little")
+"""The flags of PEP 552: the hash of the source follows, and is not to be compared with it."""
 
 
 def check_version(version: tuple[int, int], base: str) -> None:
@@ -43,20 +49,42 @@ def is_frozen(jail_path: str, stdlib: str) -> bool:
 def compile_source(source: Path, output: Path, jail_path: str) -> bool:
     """Compiles `source` into `output`; False, and no file, where it is not valid Python.
 
-    Tracebacks show `jail_path`, whatever the source's own place is. The folder of `output` is made.
+    Tracebacks show `jail_path`, whatever the source's own place is. The folder of `output` must be there.
     """
+    content = source.read_bytes()
     with warnings.catch_warnings():
         # What a package's author wrote is not ours to complain about.
         warnings.simplefilter("ignore")
         try:
-            py_compile.compile(
-                str(source),
-                cfile=str(output),
-                dfile=jail_path,
-                doraise=True,
-                optimize=0,
-                invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-            )
-        except py_compile.PyCompileError:
+            code = compile(content, jail_path, "exec", dont_inherit=True, optimize=0)
+        # ValueError: null bytes, or bytes that are no text. The others: nested deeper than a compiler goes.
+        except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
             return False
+    held = _hold_texts(code)
+    output.write_bytes(MAGIC_NUMBER + _UNCHECKED_HASH + source_hash(content) + marshal.dumps(code))
+    del held
     return True
+
+
+def _hold_texts(code: CodeType) -> list[str]:
+    """References to every text of the code, to be kept while it is written.
+
+    What marshal writes of a text depends on the process: on whether it has more than one reference, which
+    any module or path of this process may hold, and, for the one-letter texts that Python has once and for
+    all, on whether something interned it. Held and interned, the bytes depend on the source alone.
+    """
+    # Only texts that are the same object everywhere may be interned: it makes others last for ever.
+    return [sys.intern(text) if len(text) < 2 else text for text in _texts(code)]
+
+
+def _texts(constant: object) -> Iterator[str]:
+    """Every str that is part of a constant."""
+    if isinstance(constant, str):
+        yield constant
+    elif isinstance(constant, tuple | frozenset):
+        for member in constant:
+            yield from _texts(member)
+    elif isinstance(constant, CodeType):
+        names = (constant.co_names, constant.co_varnames, constant.co_cellvars, constant.co_freevars)
+        yield from _texts((constant.co_filename, constant.co_name, constant.co_qualname, *names))
+        yield from _texts(constant.co_consts)

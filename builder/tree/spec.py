@@ -22,7 +22,7 @@ class Rule:
     """One line of images/python/tree.yaml: what it is about, and why it is there."""
 
     match: str
-    """A path (system_files), a pattern (prune, sourceless; builder/tree/patterns.py), a soname (libraries)."""
+    """A path (system_files), a pattern of patterns.py (prune, sourceless) or a soname (libraries)."""
     reason: str
     optional: bool = False
     """Passed over in silence where the base does not have it."""

@@ -97,12 +97,12 @@ def load(pyc: Path) -> CodeType:
 
 
 def test_the_images_root_is_the_tree_seen_through_links(shop: Workshop) -> None:
-    """Every entry at the top of the tree has a link, but for those that an engine mounts over or writes into."""
+    """Each top entry of the tree has a link, save those that an engine mounts over or writes into."""
     shop.assemble()
     links = {p.name: os.readlink(p) for p in shop.image.iterdir() if p.is_symlink()}  # noqa: PTH115
     assert links == {name: f"{TREE_PATH[1:]}/{name}" for name in ("usr", ARCH.loader.split("/")[1], "lib")}
     folders = {p.name: stat.S_IMODE(p.stat().st_mode) for p in shop.image.iterdir() if not p.is_symlink()}
-    plain = {name: 0o755 for name in ("dev", "etc", "proc", "run", "sandbox", "sys", "var")}
+    plain = dict.fromkeys(("dev", "etc", "proc", "run", "sandbox", "sys", "var"), 0o755)
     assert folders == {**plain, "tmp": 0o1777}
     assert (shop.image / "etc/hosts").resolve() == shop.tree / "etc/hosts"
     assert (shop.image / f"usr/lib/{PYTHON}/os.py").samefile(shop.tree / f"usr/lib/{PYTHON}/os.py")
@@ -125,7 +125,7 @@ def test_a_base_cannot_put_files_where_the_runtime_is(shop: Workshop, listed: st
 
 
 def test_modes_owners_and_times_are_the_same_whatever_the_base_has(shop: Workshop) -> None:
-    """Set-id and sticky bits, odd modes and the umask do not show; only interpreter and loader are programs."""
+    """Set-id and sticky bits, odd modes and the umask do not show; programs are two: interpreter and loader."""
     shop.root.write(f"{STDLIB}/suid.py", mode=0o6777)
     shop.root.write(f"{STDLIB}/secret.py", mode=0o400)
     shop.root.write(f"{STDLIB}/tool.sh", mode=0o755)
@@ -160,7 +160,8 @@ def test_no_link_leads_out_of_the_tree_or_to_nothing(shop: Workshop) -> None:
     """Followed by this machine's kernel, with no chroot, every link of the tree ends inside the tree."""
     shop.root.write("/opt/deep/folder/file.py")
     shop.root.symlink("/opt/short", "/opt/deep/folder")
-    for number, target in enumerate(("/opt/short/file.py", "../../../../opt/short/file.py", "/opt/short/../folder")):
+    targets = ("/opt/short/file.py", "../../../../opt/short/file.py", "/opt/short/../folder")
+    for number, target in enumerate(targets):
         shop.root.symlink(f"{STDLIB}/link{number}", target)
     shop.root.symlink(f"{STDLIB}/host", "/etc/hostname")
     report = shop.assemble()
@@ -200,7 +201,7 @@ def test_bytecode_is_unchecked_and_names_the_jails_paths(shop: Workshop) -> None
 
 def test_the_bases_own_bytecode_is_replaced(shop: Workshop) -> None:
     """A stale or hostile .pyc of the base is not what the jail imports."""
-    stale = shop.root.write(f"{STDLIB}/json/__pycache__/__init__.{sys.implementation.cache_tag}.pyc", b"stale")
+    stale = shop.root.write(cache_from_source(f"{STDLIB}/json/__init__.py"), b"stale")
     shop.root.write(f"{STDLIB}/json/__pycache__/ghost.cpython-30.pyc", b"stale")
     shop.assemble()
     cache = shop.tree / STDLIB[1:] / "json/__pycache__"
@@ -219,7 +220,7 @@ def test_a_source_that_is_not_python_is_kept_without_bytecode(shop: Workshop) ->
 
 
 def test_a_module_without_its_source_and_a_link_to_a_module_have_bytecode(shop: Workshop) -> None:
-    """A table is table.pyc alone, and imports; a link that is imported by its own name is compiled under it."""
+    """A table is table.pyc alone, and imports; a link is compiled under the name by which it is imported."""
     shop.root.write(f"{STDLIB}/table.py", "x = 5\n")
     shop.root.write("/opt/real.py", "y = 6\n")
     shop.root.symlink(f"{STDLIB}/linked.py", "/opt/real.py")
@@ -288,8 +289,8 @@ def test_the_same_base_gives_the_same_bytes(shop: Workshop) -> None:
     assert (shop.out / "report.json").read_text() == (second / "report.json").read_text()
 
 
-def run_bundle(shop: Workshop, **changes: Path) -> subprocess.CompletedProcess[str]:
-    """Runs the bundled assembler with nothing of this repository or of site-packages on its path."""
+def run_bundle(shop: Workshop, *through: str, **changes: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the bundled assembler , with no package on its path, by way of another program if need be."""
     arguments = {
         "root": shop.root.directory,
         "spec": shop.folder / "spec.json",
@@ -298,7 +299,7 @@ def run_bundle(shop: Workshop, **changes: Path) -> subprocess.CompletedProcess[s
         "out": shop.out,
     } | changes
     options = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
-    command = [sys.executable, "-I", "-S", "-B", str(shop.folder / "assembler"), *options]
+    command = [*through, sys.executable, "-I", "-S", "-B", str(shop.folder / "assembler"), *options]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
 
 
@@ -306,12 +307,10 @@ def test_the_bundle_is_the_same_each_time_and_has_sources_alone(tmp_path: Path) 
     """The assembler's folder in a context depends on nothing but the installed versions."""
     write_bundle(tmp_path / "one")
     write_bundle(tmp_path / "two")
-    files = {p.relative_to(tmp_path / "one"): p.read_bytes() for p in (tmp_path / "one").rglob("*") if p.is_file()}
-    assert files == {
-        p.relative_to(tmp_path / "two"): p.read_bytes() for p in (tmp_path / "two").rglob("*") if p.is_file()
-    }
-    assert {path.suffix for path in files} == {".py"}
-    assert Path("elftools/elf/elffile.py") in files
+    contents = [{k: v[2] for k, v in shape(tmp_path / name).items()} for name in ("one", "two")]
+    assert contents[0] == contents[1]
+    assert {path.suffix for path in entries(tmp_path / "one") if path.is_file()} == {".py"}
+    assert "elftools/elf/elffile.py" in contents[0]
 
 
 def test_the_program_narrates_on_stdout_and_fails_on_stderr(shop: Workshop) -> None:
@@ -383,10 +382,7 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(shop: Workshop) -> None:
     (shop.folder / "spec.json").write_text(spec().to_json())
     write_bundle(shop.folder / "assembler")
     script = "ulimit -f 1000; trap '' XFSZ; exec \"$@\""
-    options = ["--root", shop.root.directory, "--spec", shop.folder / "spec.json", "--runtime", shop.runtime]
-    options += ["--policy", shop.policy, "--out", shop.out]
-    command = ["sh", "-c", script, "sh", sys.executable, "-I", "-S", "-B", shop.folder / "assembler", *options]
-    ended = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    ended = run_bundle(shop, "sh", "-c", script, "sh")
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ")
     assert "File too large" in ended.stderr

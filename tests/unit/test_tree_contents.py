@@ -73,7 +73,7 @@ def test_packages_are_discovered_or_exactly_those_that_are_listed(root: FakeRoot
 
 @pytest.mark.parametrize("listed", [(), ("{site}/numpy",), ("{site}",), ("{stdlib}",)])
 def test_packages_inside_the_standard_library_are_packages(root: FakeRoot, listed: tuple[str, ...]) -> None:
-    """In the layout of /usr/local a list leaves out the other packages that lie within the standard library."""
+    """In the layout of /usr/local a list leaves out other packages that lie within the standard library."""
     site = f"{STDLIB}/site-packages"
     root.write(f"{site}/numpy/__init__.py")
     root.write(f"{site}/other.py")
@@ -132,7 +132,7 @@ def test_optional_and_allowed_paths_are_passed_over_with_a_warning(
 
 
 def test_a_listed_file_that_we_supply_is_not_missing(root: FakeRoot) -> None:
-    """A base whose packages nobody configured has no /etc/hosts; the tree has one, so there is nothing to say."""
+    """A base whose packages nobody configured has no /etc/hosts; the tree has, so there is nothing to say."""
     found = contents(root, python_lib_path=("/etc/hosts", "/etc/nsswitch.conf"))
     assert found.warnings == ()
     assert found.texts["/etc/hosts"].startswith(b"127.0.0.1 localhost\n")
@@ -222,9 +222,7 @@ def test_devices_sockets_and_pipes_are_left_out_and_said(root: FakeRoot) -> None
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(root.host(f"{STDLIB}/socket")))
     found = contents(root)
-    assert only_warning(found) == (
-        f"left out 2 devices, sockets or pipes: {STDLIB}/pipe, {STDLIB}/socket"
-    )
+    assert only_warning(found) == (f"left out 2 devices, sockets or pipes: {STDLIB}/pipe, {STDLIB}/socket")
     assert not found.files & {f"{STDLIB}/pipe", f"{STDLIB}/socket"}
 
 
@@ -269,7 +267,7 @@ def test_an_interpreter_without_its_library_names_the_chain(root: FakeRoot) -> N
 
 
 def test_modules_of_the_standard_library_that_cannot_be_loaded_are_left_out(root: FakeRoot) -> None:
-    """An optional module whose library the base lacks, a damaged one and one of another machine; each is said."""
+    """A module whose library the base lacks, a damaged one and one of another machine; each is said."""
     dynload = f"{STDLIB}/lib-dynload"
     root.write(f"{dynload}/_tkinter.so", elf(needed=["libtk.so"]))
     root.write(f"{dynload}/_half.so", elf()[:70])
@@ -324,7 +322,7 @@ def test_system_files_for_the_architecture(root: FakeRoot) -> None:
 
 
 def test_certificates_are_made_where_nobody_configured_the_package(root: FakeRoot) -> None:
-    """Debian's extracted package has single files only; OpenSSL finds the bundle where it looks for cert.pem."""
+    """Debian's extracted package has single files; OpenSSL finds the bundle where it looks for cert.pem."""
     root.write("/usr/share/ca-certificates/mozilla/b.crt", "second")
     root.write("/usr/share/ca-certificates/mozilla/a.crt", "first\n")
     root.write("/usr/share/ca-certificates/mozilla/README", "no certificate")
@@ -365,7 +363,7 @@ def test_local_time_is_utc_unless_the_config_lists_it(root: FakeRoot) -> None:
 
 
 def test_the_loader_cache_has_the_libraries_that_no_rpath_leads_to(root: FakeRoot) -> None:
-    """libpython in /usr/local/lib, as in python.org's images, is found in the jail; a wheel's own is not listed."""
+    """libpython in /usr/local/lib, as in python.org's images, is found in the jail; a wheel's own is no entry."""
     root.write("/etc/ld.so.conf", "/usr/local/lib\n")
     root.write("/usr/local/lib/libpython.so", elf())
     root.write(f"/usr/bin/{PYTHON}", elf(needed=["libpython.so"], interpreter=ARCH.loader), mode=0o755)

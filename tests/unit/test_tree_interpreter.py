@@ -42,7 +42,7 @@ def test_links_lead_to_the_same_installation(tmp_path: Path, python_path: str) -
 
 
 def test_debian_packages_come_from_both_of_its_folders(empty: FakeRoot) -> None:
-    """Below /usr: what pip installed first, then what Debian packaged; folders that are not there are not named."""
+    """Below /usr: what pip installed, then what Debian packaged; folders that are not there are not named."""
     empty.write("/usr/bin/python3.13", PROGRAM)
     empty.write("/usr/lib/python3.13/os.py")
     empty.write("/usr/lib/python3/dist-packages/yaml.py")
@@ -81,7 +81,7 @@ def test_a_prefix_anywhere(empty: FakeRoot, library: str) -> None:
 
 
 def test_the_name_of_the_program_chooses_between_two_libraries(empty: FakeRoot) -> None:
-    """python3.12 beside 3.11 is 3.12; a program that only says python3 there may be either, which is an error."""
+    """python3.12 beside 3.11 is 3.12; a program of no version there may be either, which is an error."""
     for version in ("3.11", "3.12"):
         empty.write(f"/usr/lib/python{version}/os.py")
     empty.write("/usr/bin/python3.12", PROGRAM)
@@ -111,7 +111,7 @@ def test_no_standard_library_is_an_error_that_says_what_was_looked_for(empty: Fa
 def test_a_virtual_environment_has_the_library_of_its_home(
     empty: FakeRoot, shared: str, copied: bool
 ) -> None:
-    """pyvenv.cfg names the home, for a linked and a copied executable; its packages are the environment's own."""
+    """pyvenv.cfg names the home, for a linked and a copied executable; the packages are the environment's."""
     empty.write("/usr/bin/python3.13", PROGRAM)
     empty.write("/usr/lib/python3.13/os.py")
     empty.write("/usr/lib/python3/dist-packages/debian.py")

@@ -73,7 +73,7 @@ def test_origin_is_the_folder_of_the_file_that_says_it(root: FakeRoot, kind: str
     for number, origin in enumerate(("$ORIGIN", "${ORIGIN}")):
         path = f"/opt/pkg/x{number}.so"
         paths = {kind: f"{origin}/../pkg.libs:/nowhere"}
-        root.write(path, elf(needed=["libown.so"], **paths))  # type: ignore[arg-type]
+        root.write(path, elf(needed=["libown.so"], **paths))
         (found,) = search(root).needs(path).found
         assert root.real(found) == "/opt/pkg.libs/libown.so"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import resources
 
 import pytest
@@ -63,7 +64,7 @@ def test_every_rule_of_the_shipped_file_has_its_own_reason_and_can_be_read() -> 
         assert all(rule.reason for rule in listed)
         assert len({rule.match for rule in listed}) == len(listed)
     Patterns([rule.match for rule in (*rules["prune"], *rules["sourceless"])], PLACES)
-    spec = TreeSpec("amd64", "b", "/p", ("/x",), optional_paths=("/y",), **rules)
+    spec = replace(TreeSpec("amd64", "b", "/p", ("/x",), optional_paths=("/y",)), **rules)
     assert TreeSpec.from_json(spec.to_json()) == spec
 
 
