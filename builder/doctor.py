@@ -14,6 +14,7 @@ from builder import command
 from builder.arch import ARCHES, host_arch
 from builder.drivers.docker import engine_version, find_client
 from builder.errors import SandboxError
+from builder.seccomp.syscalls import libseccomp
 
 _LANDLOCK_CREATE_RULESET = 444  # the same number on both architectures (asm-generic/unistd.h)
 _LANDLOCK_VERSION = 1  # LANDLOCK_CREATE_RULESET_VERSION
@@ -80,12 +81,7 @@ def _user_namespaces() -> Iterator[Finding]:
 
 
 def _libseccomp() -> Iterator[Finding]:
-    try:
-        import pyseccomp
-
-        found, hint = f"libseccomp {'.'.join(map(str, pyseccomp.system_version()))}", ""
-    except (RuntimeError, OSError, ImportError) as error:
-        found, hint = str(error), "apt-get install libseccomp2"
+    found, hint = _attempt(lambda: f"API level {libseccomp().get_api()}")
     yield Finding("libseccomp", not hint, found, "compiling the policy", hint, required=True)
 
 
@@ -101,15 +97,9 @@ def _mmdebstrap() -> Iterator[Finding]:
 
 
 def _docker() -> Iterator[Finding]:
-    try:
-        found, hint = f"Engine {engine_version()}", ""
-    except SandboxError as error:
-        found, hint = error.message, error.hint or ""
+    found, hint = _attempt(engine_version)
     yield Finding("Docker Engine", not hint, found, "--driver docker, and image references as base", hint)
-    try:
-        found, hint = f"{find_client()}", ""
-    except SandboxError as error:
-        found, hint = error.message, error.hint or ""
+    found, hint = _attempt(lambda: str(find_client()))
     yield Finding("BuildKit client", not hint, found, "--driver docker", hint)
 
 
@@ -146,6 +136,14 @@ _CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     _docker,
     _binfmt,
 )
+
+
+def _attempt(call: Callable[[], str]) -> tuple[str, str]:
+    """What `call` finds and an empty hint, or what is lacking and what to do about it."""
+    try:
+        return call(), ""
+    except SandboxError as error:
+        return error.message, error.hint or error.message
 
 
 def _read(path: str) -> str:

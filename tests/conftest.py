@@ -83,18 +83,8 @@ class Container:
 
     def run(self, code: str, *, stdin: str | None = None, timeout_s: float = 60) -> Result:
         interactive = ["--interactive"] if stdin is not None else []
-        command = [
-            "docker",
-            "run",
-            "--rm",
-            "--network=none",
-            *interactive,
-            *self.options,
-            self.image,
-            "-c",
-            code,
-        ]
-        return result_of(command, stdin, timeout_s)
+        docker = ["docker", "run", "--rm", "--network=none", *interactive, *self.options]
+        return result_of([*docker, self.image, "-c", code], stdin, timeout_s)
 
 
 RESTRICTED = ("--user=1000:1000", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--read-only")

@@ -30,7 +30,7 @@ class Rule:
     """The rule holds only where the base has a path of this pattern, whose folder must have no wildcard."""
 
 
-def parse_rules(lists: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, tuple[Rule, ...]]:
+def parse_rules(lists: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, Any]:
     """The rules of a parsed tree.yaml, as keyword arguments for TreeSpec."""
     return {name: tuple(Rule(**rule) for rule in lists[name]) for name in RULE_LISTS}
 

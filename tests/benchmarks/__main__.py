@@ -1,7 +1,7 @@
 """`make bench`: the figures that the README names, as a table on stdout and as bench.json.
 
-Speeds of a run are ratios to a bare `python3 -I -S -c pass` of the image's own interpreter, taken in turn with
-it in the same loop. Needs root (it changes its root directory to the image's).
+Speeds of a run are ratios to a bare `python3 -I -S -c pass` of the image's own interpreter, taken in turn
+with it in the same loop. Needs root (it changes its root directory to the image's).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def sizes(scratch: Path) -> dict[str, float]:
 
 
 def starts(scratch: Path) -> dict[str, float]:
-    """Ratios over bare Python: from starting the entrypoint to the first line of the user's code, and whole."""
+    """Ratios over bare Python: from the entrypoint's start to the code's first line, and of a whole run."""
     root = jailrun.unpack(scratch / "second" / host_arch().name / "image.tar", scratch / "unpacked")
     python = json.loads((root / SANDBOX_PATH[1:] / "runtime.json").read_bytes())["python"]
     figures = {}
@@ -119,7 +119,7 @@ def timed(command: list[str]) -> tuple[float, bytes]:
 
 
 def in_root(root: Path, measure: Callable[[], dict[str, Any]], *, container: bool) -> dict[str, Any]:
-    """What `measure` returns in a child whose root is `root`; `container`: without CAP_SYS_ADMIN to hand on."""
+    """What `measure` returns in a child whose root is `root`; in a `container`, without CAP_SYS_ADMIN."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -134,7 +134,7 @@ def in_root(root: Path, measure: Callable[[], dict[str, Any]], *, container: boo
             print(f"error: {error!r}", file=sys.stderr)
             os._exit(1)
     os.close(write)
-    with open(read, "rb") as pipe:
+    with os.fdopen(read, "rb") as pipe:
         answer = pipe.read()
     _, status = os.waitpid(child, 0)
     if status:

@@ -125,7 +125,7 @@ def test_a_base_cannot_put_files_where_the_runtime_is(shop: Workshop, listed: st
 
 
 def test_modes_owners_and_times_are_the_same_whatever_the_base_has(shop: Workshop) -> None:
-    """Set-id and sticky bits, odd modes and the umask do not show; programs are two: interpreter and loader."""
+    """Set-id and sticky bits, odd modes and the umask do not show; only two files are programs."""
     shop.root.write(f"{STDLIB}/suid.py", mode=0o6777)
     shop.root.write(f"{STDLIB}/secret.py", mode=0o400)
     shop.root.write(f"{STDLIB}/tool.sh", mode=0o755)

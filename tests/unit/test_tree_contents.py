@@ -363,7 +363,7 @@ def test_local_time_is_utc_unless_the_config_lists_it(root: FakeRoot) -> None:
 
 
 def test_the_loader_cache_has_the_libraries_that_no_rpath_leads_to(root: FakeRoot) -> None:
-    """libpython in /usr/local/lib, as in python.org's images, is found in the jail; a wheel's own is no entry."""
+    """libpython in /usr/local/lib, as python.org's images have it, has an entry; a wheel's own has none."""
     root.write("/etc/ld.so.conf", "/usr/local/lib\n")
     root.write("/usr/local/lib/libpython.so", elf())
     root.write(f"/usr/bin/{PYTHON}", elf(needed=["libpython.so"], interpreter=ARCH.loader), mode=0o755)
