@@ -145,13 +145,14 @@ def build(
         allow_missing=allow_missing,
         epoch=_epoch(os.environ),
     )
-    built = pipeline.build(config, options, progress)
+    built, pushed = pipeline.build(config, options, progress)
     if as_json:
-        results = [asdict(one) | {"archive": str(one.archive), "name": one.name} for one in built]
-        click.echo(json.dumps(results, indent=1))
+        images = [asdict(one) | {"archive": str(one.archive), "name": one.name} for one in built]
+        click.echo(json.dumps({"images": images, "pushed": pushed}, indent=1))
     else:
-        for one in built:
-            click.echo(one.name)
+        # Of several architectures, the index over them comes last; of one, the image is what was pushed.
+        for name in dict.fromkeys([one.name for one in built] + ([pushed] if pushed else [])):
+            click.echo(name)
 
 
 @commands.command()

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
 
+from builder.reference import DIGEST, NAME, TAG
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PRINTABLE = "write a path of printable characters"
 
@@ -141,15 +143,7 @@ def socks_url(text: str) -> str:
     return url(text, ("socks5", "socks5h"))
 
 
-# Images: the grammar of the distribution project's package `reference`
-
-_COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-# A first part is a registry only where it cannot be a folder: it has a dot or a port, or is localhost.
-_REGISTRY = rf"(?:localhost|{_LABEL}(?:\.{_LABEL})+|(?:{_LABEL}|\[[0-9A-Fa-f:]+\])(?=:)|\[[0-9A-Fa-f:]+\])"
-_REPOSITORY = re.compile(rf"(?:{_REGISTRY}(?::\d{{1,5}})?/)?{_COMPONENT}(?:/{_COMPONENT})*")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
+# Images
 
 
 class Reference(NamedTuple):
@@ -162,10 +156,10 @@ class Reference(NamedTuple):
 
 def repository(text: str) -> str:
     """`text` as it is, when it names a repository, with or without a registry before it."""
-    if len(text) > 255 or not _REPOSITORY.fullmatch(text):
+    if len(text) > 255 or not NAME.fullmatch(text):
         name, _, version = text[:512].rpartition(":")
         hint = "lower-case letters and digits, parted by . _ - or /, such as team/sandbox-python"
-        if _REPOSITORY.fullmatch(name) and _TAG.fullmatch(version):
+        if NAME.fullmatch(name) and TAG.fullmatch(version):
             hint = f"write {name} here, and {version} as the tag"
         raise wrong(f"{shown(text)} is not the name of an image repository", hint)
     return text
@@ -173,7 +167,7 @@ def repository(text: str) -> str:
 
 def tag(text: str) -> str:
     """`text` as it is, when an image can be tagged with it."""
-    if not _TAG.fullmatch(text):
+    if not TAG.fullmatch(text):
         raise wrong(
             f"{shown(text)} is not a tag", "at most 128 letters, digits, _ . and -, none of . and - first"
         )
@@ -183,7 +177,7 @@ def tag(text: str) -> str:
 def parse_reference(text: str) -> Reference:
     """NAME[:TAG][@DIGEST] taken apart; ValueError for any other text."""
     rest, at, digest = text.partition("@")
-    if at and not _DIGEST.fullmatch(digest):
+    if at and not DIGEST.fullmatch(digest):
         raise wrong(f"{shown(text)} has no valid digest after the @", "sha256: and 64 hexadecimal digits")
     # A colon before the last slash belongs to the registry's port.
     folder, slash, name = rest.rpartition("/")

@@ -66,23 +66,27 @@ class Built:
         return f"{self.reference}@{self.digest}"
 
 
-def build(config: Config, options: Options, progress: Progress) -> list[Built]:
+def build(config: Config, options: Options, progress: Progress) -> tuple[list[Built], str | None]:
     """Builds an image for each architecture, and pushes when all of them are there.
 
-    Each image appears in `options.output` whole or not at all, whatever happens meanwhile.
+    Returns the images, and the name of what was pushed: the image, or the index over several. Each image
+    appears in `options.output` whole or not at all, whatever happens meanwhile.
     """
     plans = [
         make_plan(config, arch, tag=options.tag, epoch=options.epoch, allow_missing=options.allow_missing)
         for arch in options.arches
     ]
+    reference = plans[0].reference
+    if options.push:
+        registry.open_registry(reference)
     driver = choose_driver(options.driver, plans[0].base.kind, progress)
     with _output_folder(options.output):
         built = [_build_one(plan, driver, options, progress) for plan in plans]
-    if options.push:
-        with progress.step(f"pushing {built[0].reference}"):
-            pushed = registry.push([one.archive for one in built], built[0].reference, progress)
-            progress.note(f"pushed {built[0].reference}@{pushed}")
-    return built
+    if not options.push:
+        return built, None
+    with progress.step(f"pushing {reference}"):
+        pushed = registry.push([one.archive for one in built], reference, progress)
+    return built, f"{reference}@{pushed}"
 
 
 def _build_one(plan: BuildPlan, driver: Driver, options: Options, progress: Progress) -> Built:

@@ -15,6 +15,7 @@ from builder.arch import Arch, host_arch
 from builder.base.catalog import default_python_path
 from builder.config import OPTIONAL_SYSTEM_PATHS, Base, Config, parse_base
 from builder.dockerfile import DockerfileInputs
+from builder.reference import parse_reference
 from builder.seccomp import Policy, default_groups, effective_policy
 from builder.tree.spec import TREE_PATH, Rule, TreeSpec
 
@@ -43,7 +44,6 @@ class BuildPlan:
     reference: str
     """NAME:TAG, with the registry where there is one."""
     labels: Mapping[str, str]
-    warnings: tuple[str, ...]
 
     @property
     def foreign(self) -> bool:
@@ -72,7 +72,8 @@ def make_plan(
 ) -> BuildPlan:
     """What `config` comes to on `arch`. `tag` (NAME:TAG) replaces the config's image name.
 
-    `epoch` is SOURCE_DATE_EPOCH, in seconds. ConfigError for system calls that cannot be allowed.
+    `epoch` is SOURCE_DATE_EPOCH, in seconds. ConfigError for system calls that cannot be allowed; UsageError
+    for a `tag` that is no reference.
     """
     base = parse_base(config.base)
     python_path = config.python_path or default_python_path(base)
@@ -100,9 +101,8 @@ def make_plan(
         base_mirror=config.base_mirror,
         spec=spec,
         policy=effective_policy(groups, config.syscalls.allow, config.syscalls.deny),
-        reference=tag or f"{config.image.repository}:{config.image.tag}",
+        reference=str(parse_reference(tag or f"{config.image.repository}:{config.image.tag}")),
         labels=_labels(config),
-        warnings=(),
     )
 
 

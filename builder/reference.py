@@ -1,4 +1,4 @@
-"""Image references: HOST/REPOSITORY:TAG, read by Docker's own rules."""
+"""Image references: the grammar of all of them, and HOST/REPOSITORY:TAG read by Docker's own rules."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 from builder.errors import UsageError
 
-# The grammar of the distribution project's reference package, less digests: what is built has none yet.
-_HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
-_COMPONENT = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
-_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+# The grammar of the distribution project's package `reference`.
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+# A first part is a registry only where it cannot be a folder: it has a dot or a port, or is localhost.
+_HOST = rf"localhost|{_LABEL}(?:\.{_LABEL})+|(?:{_LABEL}|\[[0-9A-Fa-f:.]+\])(?=:)|\[[0-9A-Fa-f:.]+\]"
+_REPOSITORY = rf"{_COMPONENT}(?:/{_COMPONENT})*"
+NAME = re.compile(rf"(?:(?P<host>(?:{_HOST})(?::\d{{1,5}})?)/)?(?P<repository>{_REPOSITORY})")
+"""An image's name, with its registry before it or without."""
+TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 
 @dataclass(frozen=True)
@@ -44,26 +49,15 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
-    """The reference `text`, with `latest` for a missing tag; UsageError where it is none.
-
-    The first component is a host where it has a dot or a colon, or is `localhost`.
-    """
-    host: str | None
-    host, slash, rest = text.partition("/")
-    if not slash or not ({".", ":"} & set(host) or host == "localhost"):
-        host, rest = None, text
-    repository, colon, tag = rest.partition(":")
-    if not colon:
-        tag = "latest"
-    for part, pattern, what in (
-        (host, _HOST, "host"),
-        (repository, _REPOSITORY, "repository"),
-        (tag, _TAG, "tag"),
-    ):
-        if part is not None and not pattern.fullmatch(part):
-            upper = repository != repository.lower()
-            raise UsageError(
-                f"image reference {text!r}: {part!r} is not a {what}",
-                "repositories are in lower case" if upper else "[HOST[:PORT]/]REPOSITORY[:TAG]",
-            )
-    return Reference(host, repository, tag)
+    """The reference `text`, with `latest` for a missing tag; UsageError where it is none, or has a digest."""
+    # A colon before the last slash belongs to the registry's port.
+    folder, slash, last = text.rpartition("/")
+    last, colon, tag = last.partition(":")
+    name = NAME.fullmatch(f"{folder}{slash}{last}")
+    if name is None or (colon and not TAG.fullmatch(tag)):
+        upper = last != last.lower()
+        raise UsageError(
+            f"{text!r} is not an image reference",
+            "repositories are in lower case" if upper else "[HOST[:PORT]/]REPOSITORY[:TAG]",
+        )
+    return Reference(name["host"], name["repository"], tag or "latest")

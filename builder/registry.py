@@ -43,11 +43,7 @@ def push(archives: Sequence[Path], reference: str, progress: Progress) -> str:
     the registry has are not sent again. The tag moves last: a push that fails leaves it where it was.
     RegistryError says what the registry refused; UsageError where `reference` names none.
     """
-    target = parse_reference(reference)
-    if target.host is None:
-        raise UsageError(f"{reference}: which registry?", f"name it: HOST[:PORT]/{target}")
-    registry = Registry(target, find_credentials(target.host))
-    registry.check()
+    target, registry = open_registry(reference)
     entries = []
     for path in archives:
         with open_archive(path) as archive:
@@ -65,6 +61,19 @@ def push(archives: Sequence[Path], reference: str, progress: Progress) -> str:
     return manifest.digest
 
 
+def open_registry(reference: str) -> tuple[Reference, Registry]:
+    """The registry that `reference` names, reached and let in: a long build need not end in a refused push.
+
+    RegistryError where it does not answer or wants other credentials; UsageError where none is named.
+    """
+    target = parse_reference(reference)
+    if target.host is None:
+        raise UsageError(f"{reference}: which registry?", f"name it: HOST[:PORT]/{target}")
+    registry = Registry(target, find_credentials(target.host))
+    registry.check()
+    return target, registry
+
+
 def _push_blobs(registry: Registry, archive: Archive, progress: Progress) -> None:
     for number, blob in enumerate((archive.config, *archive.layers)):
         what = f"layer {number} of {len(archive.layers)}" if number else "config"
@@ -77,7 +86,7 @@ class Registry:
     """One repository of one registry."""
 
     def __init__(self, target: Reference, credentials: Credentials | None) -> None:
-        assert target.host is not None  # noqa: S101 - push() has seen to it
+        assert target.host is not None  # noqa: S101 - open_registry() has seen to it
         self._host = target.host
         self._repository = target.repository
         self._credentials = credentials

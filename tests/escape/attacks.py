@@ -91,5 +91,10 @@ def expected(attacks: Mapping[str, Attack], level: str) -> dict[str, str]:
 def judge(attacks: Mapping[str, Attack], outside: Place, jail: Place, level: str) -> None:
     """Every attack ends as it says, in the control and then in the jail."""
     lines_by_name = {name: attack.lines for name, attack in attacks.items()}
-    assert outcomes(outside, lines_by_name) == {name: attack.outside for name, attack in attacks.items()}
+    control = outcomes(outside, lines_by_name)
+    # A call that this machine's kernel was built without is as good a control: the jail must not say ENOSYS too.
+    absent = {name for name, answer in control.items() if answer == "ENOSYS" != attacks[name].inside}
+    assert control == {
+        name: "ENOSYS" if name in absent else attack.outside for name, attack in attacks.items()
+    }
     assert outcomes(jail, lines_by_name) == expected(attacks, level)

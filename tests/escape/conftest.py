@@ -15,6 +15,8 @@ import pytest
 from builder.tree.spec import TREE_PATH
 from tests.conftest import RESTRICTED, Bare, Container, Place, Result, interpreter, result_of
 
+pytest.register_assert_rewrite("tests.escape.attacks")
+
 # $0 is the root, the rest the command.
 _MOUNT = """
 set -e

@@ -20,11 +20,17 @@ from builder.tree.root import Root
 from builder.tree.spec import TreeSpec, parse_rules
 
 
+def host_spec() -> TreeSpec:
+    """The standard library of the interpreter that runs us, by the shipped rules."""
+    rules = yaml.safe_load(resources.files("images").joinpath("python", "tree.yaml").read_text())
+    return TreeSpec(
+        host_arch().name, "host", default_python_path(parse_base("host")), (), **parse_rules(rules)
+    )
+
+
 def test_the_tar_of_the_host_gives_the_same_tree_as_the_host(tmp_path: Path) -> None:
     """Unpacked, it is a root whose tree has the same entries; nothing else of this machine is in it."""
-    rules = yaml.safe_load(resources.files("images").joinpath("python", "tree.yaml").read_text())
-    python_path = default_python_path(parse_base("host"))
-    spec = TreeSpec(host_arch().name, "host", python_path, (), **parse_rules(rules))
+    spec = host_spec()
     HostRootfs(Progress(quiet=True)).write_tar(tmp_path / "host.tar", spec)
     folder = tmp_path / "unpacked"
     folder.mkdir()
@@ -45,8 +51,7 @@ def test_the_tar_of_the_host_gives_the_same_tree_as_the_host(tmp_path: Path) -> 
 
 def test_the_interpreter_in_the_tar_starts(tmp_path: Path) -> None:
     """As in the Dockerfile's stage: by its own path, with its own loader's cache, in a root of that tar alone."""
-    python_path = default_python_path(parse_base("host"))
-    spec = TreeSpec(host_arch().name, "host", python_path, ())
+    spec = host_spec()
     HostRootfs(Progress(quiet=True)).write_tar(tmp_path / "host.tar", spec)
     with tarfile.open(tmp_path / "host.tar") as tar:
         assert {member.uid for member in tar} == {0}
@@ -56,6 +61,6 @@ def test_the_interpreter_in_the_tar_starts(tmp_path: Path) -> None:
     # An ordinary user may chroot in a user namespace of his own.
     chroot = ["chroot"] if os.getuid() == 0 else ["unshare", "--map-root-user", "chroot"]
     code = "import argparse, json, hashlib, zlib; print('starts')"
-    command = [*chroot, str(folder), python_path, "-I", "-S", "-c", code]
+    command = [*chroot, str(folder), spec.python_path, "-I", "-S", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("starts\n", "")

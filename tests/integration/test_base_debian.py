@@ -1,0 +1,412 @@
+"""Real packages of Debian: fetched, kept, assembled for both architectures, and run where this machine can."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+import pytest
+import yaml
+
+from builder.arch import ARCHES, Arch, host_arch
+from builder.base import assembler_command
+from builder.base.catalog import find_suite
+from builder.base.debian import DebianBase
+from builder.base.rootfs import CachedRootfs
+from builder.errors import BuildError
+from builder.layers import write_layer
+from builder.progress import Progress
+from builder.tree.assemble import Report
+from builder.tree.bundle import write_bundle
+from builder.tree.elf import is_elf, read_elf
+from builder.tree.spec import TREE_PATH, TreeSpec, parse_rules
+from tests.fakeroot import elf
+
+MB = 1_000_000
+COMPRESSED_LIMIT_BYTES = 15 * MB
+ON_DISK_LIMIT_BYTES = 45 * MB
+
+OTHER = next(arch for arch in ARCHES.values() if arch != host_arch())
+QUIET = Progress(quiet=True)
+
+IMPORTS = """
+import importlib, json, os, sys, warnings
+warnings.simplefilter("ignore")
+stdlib = os.path.dirname(os.__file__)
+names = [name.split(".")[0] for name in os.listdir(stdlib + "/lib-dynload")]
+for folder, folders, files in os.walk(stdlib):
+    folders[:] = [f for f in folders if f not in ("lib-dynload", "__pycache__", "dist-packages")]
+    for file in files:
+        name, suffix = os.path.splitext(os.path.relpath(os.path.join(folder, file), stdlib))
+        if suffix in (".py", ".pyc"):
+            names.append(name.replace("/", ".").removesuffix(".__init__"))
+failed = {}
+for name in sorted(set(names) - {"antigravity", "this"}):
+    if name.split(".")[-1] == "__main__":
+        continue
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        failed[name] = repr(error)
+print(json.dumps([len(names), failed]))
+"""
+
+USE = """
+import ctypes, datetime, decimal, hashlib, json, lzma, bz2, mimetypes, pwd, socket, sqlite3, ssl, sys, traceback
+import unicodedata, uuid, zlib, zoneinfo
+connection = sqlite3.connect(":memory:")
+try:
+    json.loads("{")
+except ValueError:
+    trace = traceback.format_exc()
+print(json.dumps({
+    "certificates": len(ssl.create_default_context().get_ca_certs()),
+    "sqlite": connection.execute("select 6 * 7").fetchone()[0],
+    "ctypes": ctypes.CDLL(None).abs(-5),
+    "sha": hashlib.sha3_256(b"").hexdigest()[:8],
+    "decimal": str(decimal.Decimal(1) / 3)[:6],
+    "lzma": lzma.decompress(lzma.compress(b"x")).decode(),
+    "bz2": bz2.decompress(bz2.compress(b"x")).decode(),
+    "offset_h": datetime.datetime(2025, 7, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")).utcoffset().seconds // 3600,
+    "local": str(datetime.datetime.now().astimezone().tzinfo),
+    "zones": len(zoneinfo.available_timezones()) > 400,
+    "user": pwd.getpwuid(65534).pw_name,
+    "https": socket.getservbyname("https"),
+    "localhost": socket.gethostbyname("localhost"),
+    "docx": mimetypes.guess_type("a.docx")[0] is not None,
+    "gbk": b"\\xc4\\xe3".decode("gbk") == "\\u4f60",
+    "source line": "return _default_decoder.decode(s)" in trace,
+    "file": json.loads.__code__.co_filename,
+    "cached": json.__spec__.cached,
+    "path": sys.path,
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """One tree that was assembled from a suite."""
+
+    suite: str
+    arch: Arch
+    image: Path
+    report: Report
+    took_s: float
+    lines: list[str]
+
+    @property
+    def tree(self) -> Path:
+        return self.image / TREE_PATH[1:]
+
+    def python(self, code: str) -> str:
+        """What `code` prints when the tree's interpreter runs it in a chroot of the tree."""
+        chroot = ["chroot"] if os.getuid() == 0 else ["unshare", "--map-root-user", "chroot"]
+        command = [*chroot, str(self.tree), self.report.path, "-I", "-S", "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={"LANG": "C.UTF-8"})
+        assert done.stderr == ""
+        return done.stdout
+
+
+class Bases:
+    """Fetches each suite once in a session, and assembles from it the way the oci driver does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cache = folder / "cache"
+        self._assembled: dict[tuple[str, str], Assembled] = {}
+        write_bundle(folder / "assembler")
+        (folder / "runtime").mkdir()
+        (folder / "runtime" / "entrypoint.py").write_text("")
+        (folder / "runtime" / "_syscall.abi3.so").write_bytes(elf())
+        (folder / "policy.bpf").write_bytes(b"policy")
+
+    def open(self, suite: str, *, refresh: bool = False) -> DebianBase:
+        return DebianBase(suite, mirror=None, cache=self.cache, refresh=refresh, progress=QUIET)
+
+    def spec(self, suite: str, arch: Arch) -> TreeSpec:
+        rules = yaml.safe_load(resources.files("images").joinpath("python", "tree.yaml").read_text())
+        python_path = find_suite(suite).python_path
+        return TreeSpec(arch.name, f"debian:{suite}", python_path, None, **parse_rules(rules))
+
+    def assembled(self, suite: str, arch: Arch) -> Assembled:
+        key = (suite, arch.name)
+        if key not in self._assembled:
+            self._assembled[key] = self.assemble(suite, arch, self.open(suite).rootfs(arch).directory)
+        return self._assembled[key]
+
+    def assemble(self, suite: str, arch: Arch, root: Path, name: str = "") -> Assembled:
+        """Assembles `root` by the interpreter of this machine's own base, started by its loader."""
+        spec = self.spec(suite, arch)
+        own = self.open(suite).build_rootfs()
+        out = self.folder / f"{name or suite}-{arch.name}"
+        (self.folder / "spec.json").write_text(spec.to_json())
+        options = {"root": root, "spec": self.folder / "spec.json", "runtime": self.folder / "runtime"}
+        options |= {"policy": self.folder / "policy.bpf", "out": out}
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        command = [*assembler_command(own.directory, spec.python_path, host_arch())]
+        command += [str(self.folder / "assembler"), *words]
+        started = time.monotonic()
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={}, cwd="/")
+        assert (done.returncode, done.stderr) == (0, "")
+        took_s = time.monotonic() - started
+        report = Report.from_json((out / "report.json").read_text())
+        return Assembled(suite, arch, out / "root", report, took_s, done.stdout.splitlines())
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
+    return Bases(tmp_path_factory.mktemp("bases"))
+
+
+SUITES = pytest.mark.parametrize("suite", ["trixie", "bookworm"])
+
+
+def entries(folder: Path) -> Iterator[Path]:
+    """Everything below a folder, no link followed."""
+    for here, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            yield Path(here, name)
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+@SUITES
+def test_a_tree_of_packages_is_whole(bases: Bases, suite: str, arch: str) -> None:
+    """No warning; every ELF file is of the architecture; every link ends in the tree; two programs in all."""
+    tree = bases.assembled(suite, ARCHES[arch])
+    assert tree.report.warnings == ()
+    assert f"{tree.report.version}" == find_suite(suite).python_path.removeprefix("/usr/bin/python")
+    files = [path for path in entries(tree.tree) if path.is_file() and not path.is_symlink()]
+    elves = [path for path in files if is_elf(path)]
+    assert len(elves) > 40
+    assert {read_elf(path).machine for path in elves} == {ARCHES[arch].elf_machine}
+    for path in entries(tree.tree):
+        if path.is_symlink():
+            assert path.resolve(strict=True).is_relative_to(tree.tree), path
+    programs = {path.name for path in files if path.stat().st_mode & 0o111}
+    assert len(programs) == 2
+    assert f"python{tree.report.version}" in programs
+
+
+@SUITES
+def test_every_module_of_the_standard_library_can_be_imported_in_the_tree(bases: Bases, suite: str) -> None:
+    """In a chroot of the tree, but for two that ask for a database library that Debian packs apart."""
+    count, failed = json.loads(bases.assembled(suite, host_arch()).python(IMPORTS))
+    assert count > 400
+    assert set(failed) == {"dbm.gnu", "dbm.ndbm"}, failed
+
+
+@SUITES
+def test_what_modules_need_besides_themselves_is_there(bases: Bases, suite: str) -> None:
+    """Certificates, zones, name service, codecs, bytecode that is read, sources for tracebacks."""
+    tree = bases.assembled(suite, host_arch())
+    found = json.loads(tree.python(USE))
+    stdlib = f"/usr/lib/python{tree.report.version}"
+    assert found.pop("certificates") > 100
+    assert found.pop("path") == list(tree.report.sys_path)
+    assert found == {
+        "sqlite": 42,
+        "ctypes": 5,
+        "sha": "a7ffc6f8",
+        "decimal": "0.3333",
+        "lzma": "x",
+        "bz2": "x",
+        "offset_h": 2,
+        "local": "UTC",
+        "zones": True,
+        "user": "nobody",
+        "https": 443,
+        "localhost": "127.0.0.1",
+        "docx": True,
+        "gbk": True,
+        "source line": True,
+        "file": f"{stdlib}/json/__init__.py",
+        "cached": f"{stdlib}/json/__pycache__/__init__.cpython-{tree.report.version.replace('.', '')}.pyc",
+    }
+
+
+def test_imports_read_bytecode_and_no_source(bases: Bases) -> None:
+    """With every source emptied the modules still import: nothing looks whether a source has changed."""
+    tree = bases.assembled("trixie", host_arch())
+    copy = bases.folder / "emptied"
+    subprocess.run(["cp", "-a", tree.tree, copy], check=True)
+    for source in copy.rglob("*.py"):
+        # What is built into the interpreter finds its own folder by os.py.
+        if source.name != "os.py":
+            source.write_text("")
+    emptied = replace(tree, image=bases.folder / "emptied-image")
+    (emptied.image / TREE_PATH[1:]).parent.mkdir(parents=True)
+    copy.rename(emptied.tree)
+    assert emptied.python("import asyncio, json, ssl; print(json.dumps([1]))") == "[1]\n"
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_the_default_image_is_small(bases: Bases, arch: str) -> None:
+    """The figures of the design: 15 MB compressed, 45 MB on disk, bytecode included."""
+    tree = bases.assembled("trixie", ARCHES[arch])
+    layer = bases.folder / f"{arch}.tar"
+    write_layer(tree.image, layer, epoch=0)
+    compressed = len(gzip.compress(layer.read_bytes(), 9))
+    on_disk = sum(path.lstat().st_blocks * 512 for path in entries(tree.image))
+    assert compressed <= COMPRESSED_LIMIT_BYTES
+    assert on_disk <= ON_DISK_LIMIT_BYTES
+
+
+def test_two_trees_of_the_same_packages_are_the_same_but_for_machine_code(bases: Bases) -> None:
+    """Bytecode does not depend on the architecture; the other one is assembled with no emulation."""
+    own, other = (bases.assembled("trixie", arch).tree for arch in (host_arch(), OTHER))
+
+    def compiled(tree: Path) -> dict[str, bytes]:
+        return {str(p.relative_to(tree)): p.read_bytes() for p in tree.rglob("*.pyc") if "_sysconfig" not in p.name}
+
+    assert compiled(own) == compiled(other)
+    assert len(compiled(own)) > 300
+
+
+def test_libraries_outside_the_default_folders_are_found_by_the_cache(bases: Bases) -> None:
+    """As libpython of python.org's images in /usr/local/lib: the tree's real loader finds it by ld.so.cache alone."""
+    arch = host_arch()
+    root = bases.folder / "local-root"
+    subprocess.run(["cp", "-a", bases.open("trixie").rootfs(arch).directory, root], check=True)
+    library = root / f"usr/lib/{arch.triplet}/libz.so.1"
+    moved = root / "usr/local/lib/libz.so.1"
+    moved.parent.mkdir(parents=True, exist_ok=True)
+    library.resolve().rename(moved)
+    library.unlink()
+    (root / "etc/ld.so.conf").write_text("/usr/local/lib\n")
+    tree = bases.assemble("trixie", arch, root, name="local")
+    assert tree.python("import zlib; print(zlib.crc32(b'x'))") == "2363233923\n"
+    (tree.tree / "etc/ld.so.cache").unlink()
+    command = ["chroot", tree.tree, tree.report.path, "-c", ""]
+    without = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "libz.so.1: cannot open shared object file" in without.stderr
+
+
+def test_an_ordinary_user_builds_the_same_tree(bases: Bases) -> None:
+    """Fetched and assembled without root: the same packages, the same files, none of them lost for want of rights."""
+    if os.getuid() != 0:
+        return
+    folder = bases.folder / "ordinary"
+    folder.mkdir()
+    os.chown(folder, 65534, 65534)
+    for parent in (folder, *folder.parents):
+        if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    package = f"--include={','.join(sorted(find_suite('trixie').packages))}"
+    command = ["mmdebstrap", "--mode=chrootless", "--variant=extract", package, "trixie", str(folder / "rootfs")]
+    as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", f"HOME={folder}"]
+    subprocess.run([*as_nobody, *command], check=True, capture_output=True)
+    own = bases.assembled("trixie", host_arch())
+    ordinary = bases.assemble("trixie", host_arch(), folder / "rootfs", name="ordinary-out")
+    assert ordinary.report == own.report
+
+
+def test_what_was_fetched_is_taken_again_until_it_is_refreshed(bases: Bases) -> None:
+    """The second time takes no second, and says how old it is; --no-cache fetches anew, once in a process."""
+    arch = host_arch()
+    first = bases.open("trixie").rootfs(arch)
+    started = time.monotonic()
+    again = bases.open("trixie").rootfs(arch)
+    assert time.monotonic() - started < 1
+    assert (again.directory, again.identity) == (first.directory, first.identity)
+    assert again.cached_age_s is not None
+    assert 0 < again.cached_age_s < 3600
+    # Fetched by this very process: new enough for --no-cache.
+    assert bases.open("trixie", refresh=True).rootfs(arch).identity == first.identity
+    code = f"from tests.integration.test_base_debian import fetch; fetch({str(bases.cache)!r}, True)"
+    refreshed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert refreshed.stdout.strip() != first.identity
+    assert first.directory.is_dir(), "this process still uses it"
+
+
+def fetch(cache: str, refresh: bool) -> None:
+    """Fetches trixie and prints which entry of the cache it was."""
+    base = DebianBase("trixie", mirror=None, cache=Path(cache), refresh=refresh, progress=QUIET)
+    rootfs: CachedRootfs = base.rootfs(host_arch())
+    assert (rootfs.directory / "usr/bin/python3.13").is_file()
+    assert rootfs.tar.is_file()
+    print(rootfs.identity)
+
+
+def test_two_builds_at_once_fetch_once(tmp_path: Path) -> None:
+    """One fetches, the other waits and takes what the first one fetched."""
+    code = f"from tests.integration.test_base_debian import fetch; fetch({str(tmp_path)!r}, False)"
+    command = [sys.executable, "-c", code]
+    builds = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    identities = [build.communicate()[0] for build in builds]
+    assert [build.returncode for build in builds] == [0, 0]
+    assert identities[0] == identities[1] != ""
+    (shelf,) = (tmp_path / "debian").iterdir()
+    assert sorted(path.name for path in shelf.iterdir()) == [identities[0].strip().split("/")[1], "lock"]
+
+
+def test_an_entry_that_nobody_uses_any_more_goes_when_a_new_one_comes(tmp_path: Path) -> None:
+    """The cache does not grow with every day."""
+    code = f"from tests.integration.test_base_debian import fetch; fetch({str(tmp_path)!r}, True)"
+    names = []
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        (shelf,) = (tmp_path / "debian").iterdir()
+        (entry,) = (path.name for path in shelf.iterdir() if path.name != "lock")
+        names.append(entry)
+    assert names[0] != names[1]
+
+
+def test_a_mirror_that_cannot_be_reached_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    """The message has what mmdebstrap said; the cache has no half of an entry."""
+    base = DebianBase(
+        "trixie", mirror="http://127.0.0.1:9/debian", cache=tmp_path, refresh=False, progress=QUIET
+    )
+    with pytest.raises(BuildError, match="Connection refused") as failure:
+        base.rootfs(host_arch())
+    assert "127.0.0.1:9" in str(failure.value.hint)
+    (shelf,) = (tmp_path / "debian").iterdir()
+    assert [path.name for path in shelf.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_fetch_is_no_entry(tmp_path: Path, number: signal.Signals) -> None:
+    """Ctrl-C leaves nothing; what a killed build left is cleared away by the next one, and never used."""
+    code = f"from tests.integration.test_base_debian import fetch; fetch({str(tmp_path)!r}, False)"
+    build = subprocess.Popen(
+        [sys.executable, "-c", code], stderr=subprocess.DEVNULL, process_group=0, cwd=Path(__file__).parents[2]
+    )
+    while not list(tmp_path.glob("debian/*/new-*/rootfs/var")):
+        assert build.poll() is None
+        time.sleep(0.02)
+    os.killpg(build.pid, number)
+    build.wait()
+    (shelf,) = (tmp_path / "debian").iterdir()
+    left = [path.name for path in shelf.iterdir() if path.name != "lock"]
+    if number == signal.SIGINT:
+        assert left == []
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    (entry,) = (path.name for path in shelf.iterdir() if path.name != "lock")
+    assert entry.isdigit()
+    assert entry not in left
+
+
+@pytest.mark.parametrize("arch", ARCHES)
+def test_the_tar_holds_the_packages_and_nothing_of_this_machine(bases: Bases, arch: str) -> None:
+    """Owned by root, no device, and none of the files that mmdebstrap copies from where it runs."""
+    rootfs = bases.open("trixie").rootfs(ARCHES[arch])
+    with tarfile.open(rootfs.tar) as tar:
+        members = tar.getmembers()
+    assert {(member.uid, member.gid) for member in members} == {(0, 0)}
+    assert not [member.name for member in members if member.isdev()]
+    names = {member.name for member in members}
+    assert "usr/bin/python3.13" in names
+    assert not names & {"etc/resolv.conf", "etc/hostname", "etc/apt/sources.list"}
+    destination = bases.folder / f"copy-{arch}.tar"
+    rootfs.write_tar(destination, bases.spec("trixie", ARCHES[arch]))
+    assert destination.stat().st_size == rootfs.tar.stat().st_size
+    assert destination.stat().st_ino != rootfs.tar.stat().st_ino
