@@ -52,7 +52,6 @@ def main(arguments: list[str]) -> None:
         code = request.read_code()
         jail = Jail(settings, policy, request.uid, status_descriptor)
         jail.enter()
-        program.set_environment(settings, jail.scratch)
     except Refused as refused:
         refuse(refused, status_descriptor)
     except BaseException as error:

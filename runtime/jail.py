@@ -12,6 +12,7 @@ from runtime.failure import (
     CHROOT,
     DESCRIPTORS,
     IDENTITY,
+    INTERNAL,
     LANDLOCK,
     LIMITS,
     NAMESPACES,
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_DESCRIPTOR = 2**32 - 1  # close_range(2) takes unsigned int
+
+S_IFMT, S_IFDIR = 0o170000, 0o040000  # inode(7)
 
 # asm-generic/resource.h
 RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_NOFILE, RLIMIT_AS = 0, 1, 4, 6, 7, 9
@@ -62,6 +65,8 @@ class Jail:
         self.limits = settings["limits"]
         self.network = settings["network"]
         self.wanted_namespaces = settings["namespaces"]
+        self.env = settings["env"]
+        self.env_keep = settings["env_keep"]
         self.policy = policy
         self.keep_descriptor = keep_descriptor
         self.uid = _choose_uid(*settings["uid_range"]) if uid is None else uid
@@ -80,7 +85,9 @@ class Jail:
 
     def close_descriptors(self) -> None:
         for standard in (0, 1, 2):
-            posix.fstat(standard)  # a closed one would become whatever the code opens first
+            # A closed one would become whatever is opened next; fchdir(2) to a folder leads out of any chroot.
+            if posix.fstat(standard).st_mode & S_IFMT == S_IFDIR:
+                raise Refused(DESCRIPTORS, f"descriptor {standard} is a folder")
         if self.keep_descriptor is None:
             kernel.close_range(3, MAX_DESCRIPTOR)
         else:
@@ -202,6 +209,20 @@ class Jail:
         if any(kernel.capabilities()):
             raise Refused(CAPABILITIES, "capabilities are left after capset")
 
+    def replace_environment(self) -> None:
+        environment = {
+            name: posix.environ[name] for name in map(str.encode, self.env_keep) if name in posix.environ
+        }
+        environment.update((name.encode(), value.encode()) for name, value in self.env.items())
+        if self.scratch:
+            environment.update((name, self.scratch.encode()) for name in (b"HOME", b"TMPDIR"))
+        # The container's own may hold secrets, and machine code reads them where they lie.
+        kernel.wipe_environment()
+        posix.environ.clear()
+        for name, value in environment.items():
+            posix.putenv(name, value)
+            posix.environ[name] = value
+
     def forbid_new_privileges(self) -> None:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
@@ -224,6 +245,7 @@ STEPS = (
     (CHROOT, "chroot", Jail.change_root),
     (IDENTITY, "giving up user and groups", Jail.give_up_identity),
     (CAPABILITIES, "giving up capabilities", Jail.give_up_capabilities),
+    (INTERNAL, "replacing the environment", Jail.replace_environment),
     (NO_NEW_PRIVS, "setting no_new_privs", Jail.forbid_new_privileges),
     (LANDLOCK, "enforcing Landlock", Jail.confine_files),
     (SECCOMP, "loading the seccomp filter", Jail.filter_syscalls),

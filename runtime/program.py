@@ -1,14 +1,9 @@
 """The user's code as an ordinary `__main__`. Everything here happens after the lock-down, in the jail."""
 
 import builtins
-import posix
 import sys
 
-from runtime import failure, kernel
-
-TYPE_CHECKING = False  # typing would be an import
-if TYPE_CHECKING:
-    from typing import Any
+from runtime import failure
 
 FILE_NAME = "main.py"
 """What tracebacks call the code. Not "<stdin>": `linecache` asks no loader for a name in angle brackets."""
@@ -26,23 +21,6 @@ class SourceLoader:
         lines = iter(self._code.splitlines(keepends=True))
         encoding, _ = detect_encoding(lambda: next(lines, b""))
         return self._code.decode(encoding, "replace")
-
-
-def set_environment(settings: "dict[str, Any]", scratch: str) -> None:
-    """The environment becomes what the config says; what the container had is wiped from memory."""
-    kept = {
-        name: value
-        for name in (wanted.encode() for wanted in settings["env_keep"])
-        if (value := posix.environ.get(name)) is not None
-    }
-    kernel.wipe_environment()
-    posix.environ.clear()
-    kept.update((name.encode(), value.encode()) for name, value in settings["env"].items())
-    if scratch:
-        kept.update((name, scratch.encode()) for name in (b"TMPDIR", b"HOME"))
-    for name, value in kept.items():
-        posix.putenv(name, value)
-    posix.environ.update(kept)
 
 
 def execute(code: bytes, argv: list[str], sys_path: list[str]) -> None:
