@@ -85,7 +85,7 @@ class Jail:
 
     def close_descriptors(self) -> None:
         for standard in (0, 1, 2):
-            # A closed one would become whatever is opened next; fchdir(2) to a folder leads out of any chroot.
+            # A closed one would become whatever is opened next; fchdir(2) to a folder leads out of a chroot.
             if posix.fstat(standard).st_mode & S_IFMT == S_IFDIR:
                 raise Refused(DESCRIPTORS, f"descriptor {standard} is a folder")
         if self.keep_descriptor is None:

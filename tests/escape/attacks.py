@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from builder.arch import host_arch
 from builder.seccomp.syscalls import number
 from tests.conftest import Place, Result
+
+ABSENT = ("ENOSYS", "EAFNOSUPPORT", "EPROTONOSUPPORT", "ESOCKTNOSUPPORT")
+"""What a kernel says of a call, an address family, a protocol that it was built without."""
 
 NOBODY = 2**30
 """A process id that no process has: pid_max is 2**22 at most."""
@@ -19,18 +23,19 @@ NOBODY = 2**30
 class Attack:
     """A few lines of Python, and what becomes of them.
 
-    An outcome is "OK"; the text of `found`, where the lines set it; the name of an errno; or the name of
-    another exception. The lines have `call("name", *arguments)`, the raw system call.
+    An outcome is "OK"; the text of `found`, where the lines set it; the name of an errno; the name of another
+    exception; or the name of the signal that ends the whole run. The lines have `call("name", *arguments)`, the raw system call.
     """
 
     lines: str
     outside: str
     inside: str
-    """At level chroot, and at level landlock too unless `landlock` says otherwise."""
-    landlock: str = ""
+    """In every jail that has no answer of its own below."""
+    docker: str = ""
+    restricted: str = ""
 
     def __post_init__(self) -> None:
-        if self.outside in (self.inside, self.landlock):
+        if self.outside in (self.inside, self.docker, self.restricted):
             raise ValueError(f"the control proves nothing: {self.outside} outside and inside")
 
 
@@ -80,21 +85,30 @@ def read(result: Result) -> dict[str, str]:
     return dict(json.loads(result.stdout))
 
 
-def expected(attacks: Mapping[str, Attack], level: str) -> dict[str, str]:
-    """The outcomes that the jail must give at `level`."""
-    return {
-        name: attack.landlock if attack.landlock and level == "landlock" else attack.inside
-        for name, attack in attacks.items()
-    }
+def judge(attacks: Mapping[str, Attack], outside: Place, jail: Place, where: str) -> None:
+    """Every attack ends as it says, in the control and then in the jail, which is the one named `where`."""
+    judge_control(attacks, outside)
+    ended = outcomes(jail, {name: attack.lines for name, attack in attacks.items()})
+    due = {name: getattr(attack, where, "") or attack.inside for name, attack in attacks.items()}
+    assert differences(ended, due) == {}
 
 
-def judge(attacks: Mapping[str, Attack], outside: Place, jail: Place, level: str) -> None:
-    """Every attack ends as it says, in the control and then in the jail."""
-    lines_by_name = {name: attack.lines for name, attack in attacks.items()}
-    control = outcomes(outside, lines_by_name)
-    # A call that this machine's kernel was built without is as good a control: the jail must not say ENOSYS too.
-    absent = {name for name, answer in control.items() if answer == "ENOSYS" != attacks[name].inside}
-    assert control == {
-        name: "ENOSYS" if name in absent else attack.outside for name, attack in attacks.items()
-    }
-    assert outcomes(jail, lines_by_name) == expected(attacks, level)
+def judge_control(attacks: Mapping[str, Attack], outside: Place) -> None:
+    """Every attack ends in `outside` as it says, or for want of what this machine's kernel was built without."""
+    ended = outcomes(outside, {name: attack.lines for name, attack in attacks.items()})
+    # As good a control as the other, where the jail's answer is not the same.
+    absent = {name for name, answer in ended.items() if answer in ABSENT and answer != attacks[name].inside}
+    due = {name: attack.outside for name, attack in attacks.items() if name not in absent}
+    assert differences(ended, due) == {}
+
+
+def differences(ended: Mapping[str, str], due: Mapping[str, str]) -> dict[str, str]:
+    """The attacks that ended otherwise than they had to."""
+    return {name: f"{ended[name]}, not {due[name]}" for name in due if ended[name] != due[name]}
+
+
+def judge_killed(attack: Attack, jail: Place) -> None:
+    """The attack ends the run by its signal, before it gets an answer."""
+    ended = jail.run(program({"attack": attack.lines}))
+    signal_number = signal.Signals[attack.inside]
+    assert (ended.exit_code, ended.stdout) == (128 + signal_number, "")

@@ -1,4 +1,4 @@
-"""Real packages of Debian: fetched, kept, assembled for both architectures, and run where this machine can."""
+"""Real packages of Debian: fetched, kept, assembled for both architectures, run where this machine can."""
 
 from __future__ import annotations
 
@@ -9,158 +9,29 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from importlib import resources
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
-from builder.arch import ARCHES, Arch, host_arch
-from builder.base import assembler_command
+from builder.arch import ARCHES, host_arch
 from builder.base.catalog import find_suite
 from builder.base.debian import DebianBase
 from builder.base.rootfs import CachedRootfs
 from builder.errors import BuildError
 from builder.layers import write_layer
-from builder.progress import Progress
-from builder.tree.assemble import Report
-from builder.tree.bundle import write_bundle
 from builder.tree.elf import is_elf, read_elf
-from builder.tree.spec import TREE_PATH, TreeSpec, parse_rules
-from tests.fakeroot import elf
+from builder.tree.spec import TREE_PATH
+from tests.integration.bases import IMPORTS, QUIET, USE, Bases
 
 MB = 1_000_000
 COMPRESSED_LIMIT_BYTES = 15 * MB
 ON_DISK_LIMIT_BYTES = 45 * MB
 
 OTHER = next(arch for arch in ARCHES.values() if arch != host_arch())
-QUIET = Progress(quiet=True)
-
-IMPORTS = """
-import importlib, json, os, sys, warnings
-warnings.simplefilter("ignore")
-stdlib = os.path.dirname(os.__file__)
-names = [name.split(".")[0] for name in os.listdir(stdlib + "/lib-dynload")]
-for folder, folders, files in os.walk(stdlib):
-    folders[:] = [f for f in folders if f not in ("lib-dynload", "__pycache__", "dist-packages")]
-    for file in files:
-        name, suffix = os.path.splitext(os.path.relpath(os.path.join(folder, file), stdlib))
-        if suffix in (".py", ".pyc"):
-            names.append(name.replace("/", ".").removesuffix(".__init__"))
-failed = {}
-for name in sorted(set(names) - {"antigravity", "this"}):
-    if name.split(".")[-1] == "__main__":
-        continue
-    try:
-        importlib.import_module(name)
-    except Exception as error:
-        failed[name] = repr(error)
-print(json.dumps([len(names), failed]))
-"""
-
-USE = """
-import ctypes, datetime, decimal, hashlib, json, lzma, bz2, mimetypes, pwd, socket, sqlite3, ssl, sys, traceback
-import unicodedata, uuid, zlib, zoneinfo
-connection = sqlite3.connect(":memory:")
-try:
-    json.loads("{")
-except ValueError:
-    trace = traceback.format_exc()
-print(json.dumps({
-    "certificates": len(ssl.create_default_context().get_ca_certs()),
-    "sqlite": connection.execute("select 6 * 7").fetchone()[0],
-    "ctypes": ctypes.CDLL(None).abs(-5),
-    "sha": hashlib.sha3_256(b"").hexdigest()[:8],
-    "decimal": str(decimal.Decimal(1) / 3)[:6],
-    "lzma": lzma.decompress(lzma.compress(b"x")).decode(),
-    "bz2": bz2.decompress(bz2.compress(b"x")).decode(),
-    "offset_h": datetime.datetime(2025, 7, 1, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")).utcoffset().seconds // 3600,
-    "local": str(datetime.datetime.now().astimezone().tzinfo),
-    "zones": len(zoneinfo.available_timezones()) > 400,
-    "user": pwd.getpwuid(65534).pw_name,
-    "https": socket.getservbyname("https"),
-    "localhost": socket.gethostbyname("localhost"),
-    "docx": mimetypes.guess_type("a.docx")[0] is not None,
-    "gbk": b"\\xc4\\xe3".decode("gbk") == "\\u4f60",
-    "source line": "return _default_decoder.decode(s)" in trace,
-    "file": json.loads.__code__.co_filename,
-    "cached": json.__spec__.cached,
-    "path": sys.path,
-}))
-"""
-
-
-@dataclass(frozen=True)
-class Assembled:
-    """One tree that was assembled from a suite."""
-
-    suite: str
-    arch: Arch
-    image: Path
-    report: Report
-    took_s: float
-    lines: list[str]
-
-    @property
-    def tree(self) -> Path:
-        return self.image / TREE_PATH[1:]
-
-    def python(self, code: str) -> str:
-        """What `code` prints when the tree's interpreter runs it in a chroot of the tree."""
-        chroot = ["chroot"] if os.getuid() == 0 else ["unshare", "--map-root-user", "chroot"]
-        command = [*chroot, str(self.tree), self.report.path, "-I", "-S", "-c", code]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={"LANG": "C.UTF-8"})
-        assert done.stderr == ""
-        return done.stdout
-
-
-class Bases:
-    """Fetches each suite once in a session, and assembles from it the way the oci driver does."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.cache = folder / "cache"
-        self._assembled: dict[tuple[str, str], Assembled] = {}
-        write_bundle(folder / "assembler")
-        (folder / "runtime").mkdir()
-        (folder / "runtime" / "entrypoint.py").write_text("")
-        (folder / "runtime" / "_syscall.abi3.so").write_bytes(elf())
-        (folder / "policy.bpf").write_bytes(b"policy")
-
-    def open(self, suite: str, *, refresh: bool = False) -> DebianBase:
-        return DebianBase(suite, mirror=None, cache=self.cache, refresh=refresh, progress=QUIET)
-
-    def spec(self, suite: str, arch: Arch) -> TreeSpec:
-        rules = yaml.safe_load(resources.files("images").joinpath("python", "tree.yaml").read_text())
-        python_path = find_suite(suite).python_path
-        return TreeSpec(arch.name, f"debian:{suite}", python_path, None, **parse_rules(rules))
-
-    def assembled(self, suite: str, arch: Arch) -> Assembled:
-        key = (suite, arch.name)
-        if key not in self._assembled:
-            self._assembled[key] = self.assemble(suite, arch, self.open(suite).rootfs(arch).directory)
-        return self._assembled[key]
-
-    def assemble(self, suite: str, arch: Arch, root: Path, name: str = "") -> Assembled:
-        """Assembles `root` by the interpreter of this machine's own base, started by its loader."""
-        spec = self.spec(suite, arch)
-        own = self.open(suite).build_rootfs()
-        out = self.folder / f"{name or suite}-{arch.name}"
-        (self.folder / "spec.json").write_text(spec.to_json())
-        options = {"root": root, "spec": self.folder / "spec.json", "runtime": self.folder / "runtime"}
-        options |= {"policy": self.folder / "policy.bpf", "out": out}
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        command = [*assembler_command(own.directory, spec.python_path, host_arch())]
-        command += [str(self.folder / "assembler"), *words]
-        started = time.monotonic()
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={}, cwd="/")
-        assert (done.returncode, done.stderr) == (0, "")
-        took_s = time.monotonic() - started
-        report = Report.from_json((out / "report.json").read_text())
-        return Assembled(suite, arch, out / "root", report, took_s, done.stdout.splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -266,14 +137,18 @@ def test_two_trees_of_the_same_packages_are_the_same_but_for_machine_code(bases:
     own, other = (bases.assembled("trixie", arch).tree for arch in (host_arch(), OTHER))
 
     def compiled(tree: Path) -> dict[str, bytes]:
-        return {str(p.relative_to(tree)): p.read_bytes() for p in tree.rglob("*.pyc") if "_sysconfig" not in p.name}
+        return {
+            str(p.relative_to(tree)): p.read_bytes()
+            for p in tree.rglob("*.pyc")
+            if "_sysconfig" not in p.name
+        }
 
     assert compiled(own) == compiled(other)
     assert len(compiled(own)) > 300
 
 
 def test_libraries_outside_the_default_folders_are_found_by_the_cache(bases: Bases) -> None:
-    """As libpython of python.org's images in /usr/local/lib: the tree's real loader finds it by ld.so.cache alone."""
+    """A library in /usr/local/lib, where images have libpython: the loader finds it by the cache alone."""
     arch = host_arch()
     root = bases.folder / "local-root"
     subprocess.run(["cp", "-a", bases.open("trixie").rootfs(arch).directory, root], check=True)
@@ -286,28 +161,22 @@ def test_libraries_outside_the_default_folders_are_found_by_the_cache(bases: Bas
     tree = bases.assemble("trixie", arch, root, name="local")
     assert tree.python("import zlib; print(zlib.crc32(b'x'))") == "2363233923\n"
     (tree.tree / "etc/ld.so.cache").unlink()
-    command = ["chroot", tree.tree, tree.report.path, "-c", ""]
+    command = ["chroot", str(tree.tree), tree.report.path, "-c", ""]
     without = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "libz.so.1: cannot open shared object file" in without.stderr
 
 
-def test_an_ordinary_user_builds_the_same_tree(bases: Bases) -> None:
-    """Fetched and assembled without root: the same packages, the same files, none of them lost for want of rights."""
-    if os.getuid() != 0:
-        return
-    folder = bases.folder / "ordinary"
-    folder.mkdir()
-    os.chown(folder, 65534, 65534)
-    for parent in (folder, *folder.parents):
-        if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    package = f"--include={','.join(sorted(find_suite('trixie').packages))}"
-    command = ["mmdebstrap", "--mode=chrootless", "--variant=extract", package, "trixie", str(folder / "rootfs")]
-    as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", f"HOME={folder}"]
-    subprocess.run([*as_nobody, *command], check=True, capture_output=True)
-    own = bases.assembled("trixie", host_arch())
-    ordinary = bases.assemble("trixie", host_arch(), folder / "rootfs", name="ordinary-out")
-    assert ordinary.report == own.report
+def test_an_ordinary_user_fetches_the_same_files(bases: Bases) -> None:
+    """Fetched by a user who is not root, packages give the same tree: no file is lost for want of rights."""
+    packages = f"--include={','.join(sorted(find_suite('trixie').packages))}"
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.getuid() == 0 else []
+    with tempfile.TemporaryDirectory(prefix="ordinary-") as folder:
+        if user:
+            os.chown(folder, 65534, 65534)
+        command = [*user, "env", f"HOME={folder}", "mmdebstrap", "--mode=chrootless", "--variant=extract"]
+        subprocess.run([*command, packages, "trixie", f"{folder}/rootfs"], check=True, capture_output=True)
+        fetched = bases.assemble("trixie", host_arch(), Path(folder, "rootfs"), name="ordinary")
+    assert fetched.report == bases.assembled("trixie", host_arch()).report
 
 
 def test_what_was_fetched_is_taken_again_until_it_is_refreshed(bases: Bases) -> None:
@@ -378,7 +247,10 @@ def test_an_interrupted_fetch_is_no_entry(tmp_path: Path, number: signal.Signals
     """Ctrl-C leaves nothing; what a killed build left is cleared away by the next one, and never used."""
     code = f"from tests.integration.test_base_debian import fetch; fetch({str(tmp_path)!r}, False)"
     build = subprocess.Popen(
-        [sys.executable, "-c", code], stderr=subprocess.DEVNULL, process_group=0, cwd=Path(__file__).parents[2]
+        [sys.executable, "-c", code],
+        stderr=subprocess.DEVNULL,
+        process_group=0,
+        cwd=Path(__file__).parents[2],
     )
     while not list(tmp_path.glob("debian/*/new-*/rootfs/var")):
         assert build.poll() is None

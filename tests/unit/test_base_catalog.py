@@ -35,7 +35,11 @@ def test_an_unknown_suite_is_an_error_that_names_the_known_ones(tmp_path: Path) 
     """Exit code 2 with a did-you-mean, before anything is fetched."""
     with pytest.raises(ConfigError) as failure:
         open_base(
-            parse_base("debian:trixy"), mirror=None, cache=tmp_path, refresh=False, progress=Progress(quiet=True)
+            parse_base("debian:trixy"),
+            mirror=None,
+            cache=tmp_path,
+            refresh=False,
+            progress=Progress(quiet=True),
         )
     assert failure.value.problems == [
         (

@@ -50,7 +50,7 @@ def test_the_tar_of_the_host_gives_the_same_tree_as_the_host(tmp_path: Path) -> 
 
 
 def test_the_interpreter_in_the_tar_starts(tmp_path: Path) -> None:
-    """As in the Dockerfile's stage: by its own path, with its own loader's cache, in a root of that tar alone."""
+    """As in the Dockerfile's stage: by its own path, with its loader's cache, in a root of that tar alone."""
     spec = host_spec()
     HostRootfs(Progress(quiet=True)).write_tar(tmp_path / "host.tar", spec)
     with tarfile.open(tmp_path / "host.tar") as tar:
