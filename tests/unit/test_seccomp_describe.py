@@ -1,7 +1,7 @@
 """The policy as a text for people, against golden files.
 
-After a change of images/python/seccomp.yaml, `python -m tests.unit.test_seccomp_describe` in the repository's
-root writes the golden files anew: look at their diff, it is the change of the policy.
+After a change of images/python/seccomp.yaml, `make golden` writes the golden files anew: read their diff, it is
+the change of the policy.
 """
 
 from pathlib import Path
@@ -42,9 +42,3 @@ def test_a_call_that_the_architecture_lacks_is_not_told() -> None:
     policy = effective_policy(["core"])
     assert "  open  " in describe(policy, ARCHES["amd64"])
     assert "  open  " not in describe(policy, ARCHES["arm64"])
-
-
-if __name__ == "__main__":
-    GOLDEN.mkdir(exist_ok=True)
-    for each in ARCHES.values():
-        golden(each).write_text(describe(effective_policy(default_groups()), each))
