@@ -1,7 +1,7 @@
 """The policy as a text for people, against golden files.
 
-After a change of images/python/seccomp.yaml, `make golden` writes the golden files anew: read their diff, it is
-the change of the policy.
+After a change of images/python/seccomp.yaml, `make golden` writes the golden files anew: read their diff, it
+is the change of the policy.
 """
 
 from pathlib import Path
