@@ -22,6 +22,8 @@ class Arch:
     """e_machine as pyelftools spells it."""
     loader: str
     """PT_INTERP of a glibc program (x86-64 psABI; Arm's sysvabi64)."""
+    ld_so_cache_flags: int
+    """FLAG_ELF_LIBC6 with FLAG_X8664_LIB64 or FLAG_AARCH64_LIB64 (glibc, sysdeps/generic/ldconfig.h)."""
     seccomp: str
     """Name of the architecture in pyseccomp's Arch."""
     audit_arch: int
@@ -42,6 +44,7 @@ ARCHES: dict[str, Arch] = {
             triplet="x86_64-linux-gnu",
             elf_machine="EM_X86_64",
             loader="/lib64/ld-linux-x86-64.so.2",
+            ld_so_cache_flags=0x0303,
             seccomp="X86_64",
             audit_arch=0xC000003E,
         ),
@@ -51,6 +54,7 @@ ARCHES: dict[str, Arch] = {
             triplet="aarch64-linux-gnu",
             elf_machine="EM_AARCH64",
             loader="/lib/ld-linux-aarch64.so.1",
+            ld_so_cache_flags=0x0A03,
             seccomp="AARCH64",
             audit_arch=0xC00000B7,
         ),

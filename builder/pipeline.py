@@ -138,7 +138,7 @@ def _job(
         python_path=plan.spec.python_path,
         labels=plan.labels,
         rootfs=target.directory if target else None,
-        assembler_command=assembler_command(own.directory, plan.spec.python_path, host_arch()) if own else (),
+        assembler_command=assembler_command(own.directory, plan.spec, host_arch()) if own else (),
         epoch=plan.spec.epoch,
         no_cache=options.no_cache,
     )

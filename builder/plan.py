@@ -17,7 +17,7 @@ from builder.config import OPTIONAL_SYSTEM_PATHS, Base, Config, parse_base
 from builder.dockerfile import DockerfileInputs
 from builder.reference import parse_reference
 from builder.seccomp import Policy, default_groups, effective_policy
-from builder.tree.spec import TREE_PATH, Rule, TreeSpec
+from builder.tree.spec import TREE_PATH, Rule, TreeSpec, parse_rules
 
 DEFAULT_EPOCH = 1735689600
 """2025-01-01T00:00:00Z: the date of every file in an image whose builder sets no SOURCE_DATE_EPOCH."""
@@ -78,10 +78,11 @@ def make_plan(
     base = parse_base(config.base)
     python_path = config.python_path or default_python_path(base)
     groups = (*default_groups(), *([NETWORK_GROUP] if config.enable_network else []), *config.syscalls.groups)
-    rules = yaml.safe_load(_data("tree.yaml"))
-    system_files = _rules(rules["system_files"])
+    tree_yaml = resources.files("images").joinpath("python", "tree.yaml").read_text(encoding="utf-8")
+    rules = parse_rules(yaml.safe_load(tree_yaml))
     if config.system_lib_requirements is not None:
-        system_files = tuple(Rule(path, "system_lib_requirements") for path in config.system_lib_requirements)
+        reason = "system_lib_requirements"
+        rules["system_files"] = tuple(Rule(path, reason) for path in config.system_lib_requirements)
     spec = TreeSpec(
         arch=arch.name,
         base=config.base,
@@ -89,9 +90,7 @@ def make_plan(
         python_lib_path=config.python_lib_path,
         optional_paths=OPTIONAL_SYSTEM_PATHS,
         allow_missing=allow_missing,
-        system_files=system_files,
-        prune=_rules(rules["prune"]),
-        libraries=_rules(rules["libraries"]),
+        **rules,
         epoch=epoch,
         runtime=_runtime(config),
     )
@@ -155,11 +154,3 @@ def _labels(config: Config) -> dict[str, str]:
         "org.opencontainers.image.base.name": config.base,
         **config.image.labels,
     }
-
-
-def _data(name: str) -> str:
-    return resources.files("images").joinpath("python", name).read_text(encoding="utf-8")
-
-
-def _rules(lines: list[dict[str, Any]]) -> tuple[Rule, ...]:
-    return tuple(Rule(**line) for line in lines)

@@ -60,18 +60,18 @@ class CachedRootfs:
         destination.write_bytes(self.tar.read_bytes())
 
 
-def assembler_command(directory: Path, python_path: str, arch: Arch) -> tuple[str, ...]:
-    """The command that runs the interpreter at `python_path` of the root filesystem `directory` in its place.
+def assembler_command(directory: Path, spec: TreeSpec, arch: Arch) -> tuple[str, ...]:
+    """The command that runs the interpreter of `spec` in the root filesystem `directory` in its place.
 
     Neither chroot nor root is needed: the base's own loader starts it, with the base's libraries. `arch` must
     be this machine's. Behind the command go the program and its arguments.
     """
     root = Root(directory)
-    interpreter = find_interpreter(root, python_path, arch, str(directory))
+    interpreter = find_interpreter(root, spec.python_path, arch, spec.base)
     if directory == Path("/"):
         return (interpreter.path, *_FLAGS)
     libraries = [root.real(folder) for folder in default_folders(arch)]
-    python = str(root.host(root.resolve(python_path).path))
+    python = str(root.host(root.resolve(spec.python_path).path))
     return (
         str(root.host(root.resolve(interpreter.loader).path)),
         # sys.prefix, and so the standard library, is found from argv[0].

@@ -16,6 +16,8 @@ from builder.tree.elf import CorruptElf, is_elf, read_elf
 from builder.tree.root import Root, parents
 
 _LANDMARK = re.compile(r"python3\.(\d+)t?")
+_PROGRAM_FOLDERS = ("/usr/local/bin", "/usr/bin", "/opt/python/bin")
+"""Where a hint looks for interpreters."""
 _LIBRARY_FOLDERS = ("lib", "lib64")
 """sys.platlibdir: lib64 on Fedora and its kin."""
 
@@ -86,13 +88,19 @@ def _executable(root: Root, python_path: str, base: str) -> str:
     try:
         real = root.resolve(python_path).path
     except FileNotFoundError:
-        hint = f"the nearest that exists is {root.nearest(python_path)}"
+        found = [path for folder in _PROGRAM_FOLDERS for path in _interpreters(root, folder)]
+        hint = f"the base has {' and '.join(found)}" if found else "name the interpreter that the base has"
         raise ConfigError([(f"python_path: {python_path} is not in {base}", hint)]) from None
     except OSError as error:
         raise ConfigError([(f"python_path: {python_path} in {base}: {error.strerror}", None)]) from None
     if not root.host(real).is_file():
         raise ConfigError([(f"python_path: {python_path} in {base} is not a file", None)])
     return real
+
+
+def _interpreters(root: Root, folder: str) -> list[str]:
+    """What in `folder` is called like an interpreter."""
+    return [f"{folder}/{name}" for name in root.names(folder) if _LANDMARK.fullmatch(name)]
 
 
 def _program_interpreter(root: Root, python_path: str, real: str, arch: Arch, base: str) -> str:

@@ -21,8 +21,6 @@ _HEADER = struct.Struct("<20sIIB3x4x12x")
 _ENTRY = struct.Struct("<iIIIQ")
 """Flags, offset of the soname, offset of the path, unused, hardware capabilities (none)."""
 _LITTLE_ENDIAN = 2
-_FLAGS = {"amd64": 0x0303, "arm64": 0x0A03}
-"""FLAG_ELF_LIBC6 with FLAG_X8664_LIB64 or FLAG_AARCH64_LIB64: the loader passes over any other."""
 
 
 def ld_so_cache(libraries: Iterable[str], arch: Arch) -> bytes:
@@ -37,7 +35,7 @@ def ld_so_cache(libraries: Iterable[str], arch: Arch) -> bytes:
     for name in names:
         texts = [text.encode(errors="surrogateescape") + b"\0" for text in (name, paths[name])]
         start = offset + len(strings)
-        entries += _ENTRY.pack(_FLAGS[arch.name], start, start + len(texts[0]), 0, 0)
+        entries += _ENTRY.pack(arch.ld_so_cache_flags, start, start + len(texts[0]), 0, 0)
         strings += b"".join(texts)
     return _HEADER.pack(_MAGIC, len(names), len(strings), _LITTLE_ENDIAN) + entries + strings
 

@@ -16,6 +16,7 @@ from builder.base.image import ImageBase
 from builder.config import parse_base
 from builder.errors import BuildError, ConfigError, ToolMissing, UsageError
 from builder.progress import Progress
+from builder.tree.spec import TreeSpec
 from tests.fakeroot import ARCH, LIBRARIES, PYTHON, python_root
 
 OTHER = next(arch for arch in ARCHES.values() if arch != host_arch())
@@ -134,7 +135,7 @@ def test_a_cache_that_cannot_be_written_is_an_error_with_a_hint(tmp_path: Path) 
 def test_the_assembler_runs_by_the_bases_own_loader(tmp_path: Path) -> None:
     """Loader and interpreter by their real paths, the libraries' folders of the base, and no other's."""
     root = python_root(tmp_path)
-    command = assembler_command(tmp_path, "/bin/python3", ARCH)
+    command = assembler_command(tmp_path, TreeSpec(ARCH.name, "the base", "/bin/python3", None), ARCH)
     assert command[0] == str(root.host(f"{LIBRARIES}/ld-real.so"))
     assert command[1:3] == ("--argv0", str(root.host(f"/usr/bin/{PYTHON}")))
     folders = command[4].split(":")
@@ -146,7 +147,7 @@ def test_the_assembler_runs_by_the_bases_own_loader(tmp_path: Path) -> None:
 def test_on_the_host_the_interpreter_runs_as_it_is() -> None:
     """No other loader is needed where the root is this machine's own."""
     python_path = default_python_path(parse_base("host"))
-    assert assembler_command(Path("/"), python_path, ARCH) == (
+    assert assembler_command(Path("/"), TreeSpec(ARCH.name, "host", python_path, None), ARCH) == (
         str(Path(python_path).resolve()),
         "-I",
         "-S",

@@ -1,0 +1,83 @@
+"""Bytecode: which modules have it, what it says, and that it is the same wherever it is made."""
+
+from __future__ import annotations
+
+import marshal
+import subprocess
+import sys
+from importlib.util import cache_from_source, source_hash
+from pathlib import Path
+from types import CodeType
+
+import pytest
+
+from builder.tree.spec import Rule
+from tests.fakeroot import STDLIB, spec
+from tests.workshop import Workshop, entries
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Workshop:
+    return Workshop(tmp_path)
+
+
+def load(pyc: Path) -> CodeType:
+    code = marshal.loads(pyc.read_bytes()[16:])
+    assert isinstance(code, CodeType)
+    return code
+
+
+def test_bytecode_is_unchecked_and_names_the_jails_paths(shop: Workshop) -> None:
+    """PEP 552: flags 0b01, then the source's hash; every code object's file is where the jail has it."""
+    shop.assemble()
+    source = shop.tree / STDLIB[1:] / "json/__init__.py"
+    pyc = Path(cache_from_source(str(source)))
+    assert pyc.read_bytes()[4:8] == b"\1\0\0\0"
+    assert pyc.read_bytes()[8:16] == source_hash(source.read_bytes())
+    code = load(pyc)
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    assert {c.co_filename for c in (code, *inner)} == {f"{STDLIB}/json/__init__.py"}
+    for path in entries(shop.image):
+        if path.suffix == ".pyc":
+            assert str(shop.folder).encode() not in path.read_bytes(), path
+
+
+def test_the_bases_own_bytecode_is_replaced(shop: Workshop) -> None:
+    """A stale or hostile .pyc of the base is not what the jail imports."""
+    stale = shop.root.write(cache_from_source(f"{STDLIB}/json/__init__.py"), b"stale")
+    shop.root.write(f"{STDLIB}/json/__pycache__/ghost.cpython-30.pyc", b"stale")
+    shop.assemble()
+    cache = shop.tree / STDLIB[1:] / "json/__pycache__"
+    assert [path.name for path in cache.iterdir()] == [stale.name]
+    assert (cache / stale.name).read_bytes() != b"stale"
+
+
+def test_a_source_that_is_not_python_is_kept_without_bytecode(shop: Workshop) -> None:
+    """A file for a syntax of another version, and one with bytes that are no text, stop nothing."""
+    shop.root.write(f"{STDLIB}/old.py", "print 'hello'\n")
+    shop.root.write(f"{STDLIB}/bytes.py", b"\xff\xfe\0x = 1")
+    report = shop.assemble()
+    assert report.warnings == ()
+    assert (shop.tree / STDLIB[1:] / "old.py").exists()
+    assert not Path(cache_from_source(str(shop.tree / STDLIB[1:] / "old.py"))).exists()
+
+
+def test_a_module_without_its_source_and_a_link_to_a_module_have_bytecode(shop: Workshop) -> None:
+    """A table is table.pyc alone, and imports; a link is compiled under the name by which it is imported."""
+    shop.root.write(f"{STDLIB}/table.py", "x = 5\n")
+    shop.root.write("/opt/real.py", "y = 6\n")
+    shop.root.symlink(f"{STDLIB}/linked.py", "/opt/real.py")
+    shop.assemble(spec(sourceless=(Rule("{stdlib}/table.py", "a table"),)))
+    library = shop.tree / STDLIB[1:]
+    assert not (library / "table.py").exists()
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import table, linked; print(table.x + linked.y)"
+    command = [sys.executable, "-I", "-S", "-c", code, str(library)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "11\n"
+    assert load(Path(cache_from_source(str(library / "linked.py")))).co_filename == f"{STDLIB}/linked.py"
+
+
+def test_modules_inside_the_interpreter_have_no_bytecode(shop: Workshop) -> None:
+    """`os` is frozen: its source is there for tracebacks, and a .pyc would never be read."""
+    shop.assemble()
+    assert (shop.tree / STDLIB[1:] / "os.py").exists()
+    assert not Path(cache_from_source(str(shop.tree / STDLIB[1:] / "os.py"))).exists()
