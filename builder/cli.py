@@ -312,6 +312,7 @@ def _open(path: Path) -> BinaryIO:
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; every failure becomes lines on stderr and the exit code that belongs to it."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _open_standard_streams()
     # A service manager's SIGTERM cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     try:
@@ -322,6 +323,17 @@ def main(arguments: list[str] | None = None) -> None:
         _complain(f"{type(error).__name__}: {error}", "this is a bug in sandbox-build: --verbose shows where")
         code = 1
     sys.exit(code)
+
+
+def _open_standard_streams() -> None:
+    """A stream that we were started without becomes /dev/null, not the next file that is opened."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _guarded(call: Callable[[], Any]) -> int:

@@ -7,9 +7,11 @@ takes every process of the run with it. The image's own entrypoint does the lock
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,13 +30,18 @@ TIMEOUT_EXIT = 124
 OUTPUT_EXIT = 125
 
 # $0 is the root, $1 the size of the scratch, the rest the command. Data arrives as arguments, never as text.
+# The shell stays as the init of the PID namespace: it keeps its PR_SET_PDEATHSIG, which setresuid(2) would
+# clear, and the program is then no init, which signals of its own do not reach. What the shell has to say of
+# the program's end does not belong into the program's stderr.
 _ENTER = f"""\
 set -e
 mount --bind "$0" "$0"
 mount -o remount,bind,ro,nosuid,nodev "$0"
 mount -t tmpfs -o "size=$1,nr_inodes=4096,mode=0755,nosuid,nodev" tmpfs "$0{TREE_PATH}/tmp"
 shift
-exec "$@"
+exec 3>&2 2>/dev/null
+(exec "$@" 2>&3 3>&-)
+exit $?
 """  # noqa: S108 - the jail's own /tmp
 
 
@@ -83,24 +90,31 @@ def run(
     settings = json.loads((root / SANDBOX_PATH.lstrip("/") / "runtime.json").read_bytes())
     timeout_s = settings["worker_timeout_s"] if timeout_s is None else timeout_s
     status_read, status_write = os.pipe()
-    passed = [status_write]
+    passed = [_above_nine(status_write)]
+    os.close(status_write)
     entrypoint = [
         *(settings["python"], "-I", "-S", "-B", f"{SANDBOX_PATH}/entrypoint.pyc"),
-        *("--status-fd", str(status_write), "--uid", str(_uid(settings["uid_range"]))),
+        *("--status-fd", str(passed[0]), "--uid", str(_uid(settings["uid_range"]))),
     ]
     if code is not None:
-        passed.append(code.fileno())
-        entrypoint += ["--code-fd", str(code.fileno())]
+        passed.append(_above_nine(code.fileno()))
+        entrypoint += ["--code-fd", str(passed[1])]
     command = [*enter_command(root, settings), *entrypoint, *arguments]
     try:
         process = subprocess.Popen(  # noqa: S603 - a list, never a shell; see _ENTER
-            command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=passed
+            command,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=passed,
+            start_new_session=True,  # a process group that can be killed as one
         )
     except FileNotFoundError:
         os.close(status_read)
         raise ToolMissing(f"{command[0]} is not installed", "apt-get install util-linux") from None
     finally:
-        os.close(status_write)
+        for descriptor in passed:
+            os.close(descriptor)
     with process, os.fdopen(status_read, "rb") as status_file:
         try:
             stopped = _pump(
@@ -110,17 +124,17 @@ def run(
                 deadline=time.monotonic() + timeout_s,
                 limit_bytes=settings["limits"]["output_bytes"],
             )
-        except BaseException:
-            process.kill()
-            raise
-        exit_code = process.wait() if stopped is None else stopped
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        exit_code = process.returncode if stopped is None else stopped
         status = status_file.read()
     if not status and stopped is None:
         raise BuildError(
             f"the jail could not be entered (exit code {exit_code}; its own message is above)",
             "run as root, or where user namespaces are allowed: `sandbox-build doctor` says which",
         )
-    # A shell's convention for a program that a signal ended.
+    # As the shell has it, where there was none: 128 + N for a program that signal N ended.
     return Outcome(128 - exit_code if exit_code < 0 else exit_code, json.loads(status or b"{}"))
 
 
@@ -136,7 +150,11 @@ def enter_command(root: Path, settings: dict[str, Any]) -> list[str]:
         uid = _uid(settings["uid_range"])
         change_root = ["unshare", f"--map-user={uid}", f"--map-group={uid}", "--keep-caps", f"--root={root}"]
     scratch_bytes = str(settings["limits"]["scratch_bytes"])
-    return ["unshare", *namespaces, "sh", "-c", _ENTER, str(root), scratch_bytes, *change_root]
+    return [
+        *("setpriv", "--pdeathsig=KILL"),  # our end is unshare's, the shell's, and so of all in its namespace
+        *("unshare", *namespaces),
+        *("sh", "-c", _ENTER, str(root), scratch_bytes, *change_root),
+    ]
 
 
 def _may_mount() -> bool:
@@ -145,6 +163,11 @@ def _may_mount() -> bool:
         if line.startswith("CapEff:"):
             return bool(int(line.split()[1], 16) >> 21 & 1)
     return False
+
+
+def _above_nine(descriptor: int) -> int:
+    """A copy of `descriptor` that is out of the way of a shell's redirections, which have one digit."""
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
 
 
 def _uid(uid_range: Sequence[int]) -> int:
@@ -156,9 +179,9 @@ def _uid(uid_range: Sequence[int]) -> int:
 def _pump(
     process: subprocess.Popen[bytes], stdout: BinaryIO, stderr: BinaryIO, *, deadline: float, limit_bytes: int
 ) -> int | None:
-    """Passes output on until both pipes close; kills the run past `deadline` (monotonic) or `limit_bytes`.
+    """Passes output on until the run ends, or must end: past `deadline` (monotonic) or `limit_bytes`.
 
-    Returns None, or the exit code that says why the run was stopped. Never holds more than one read.
+    Returns None for a run that has ended, else the exit code that says why it must. Holds one read at a time.
     """
     left = limit_bytes
     with selectors.DefaultSelector() as selector:
@@ -169,9 +192,7 @@ def _pump(
             wait_s = deadline - time.monotonic()
             events = selector.select(wait_s) if wait_s > 0 else []
             if not events:
-                process.kill()
-                _say(stderr, "error: timeout")
-                return TIMEOUT_EXIT
+                break
             for key, _ in events:
                 data = os.read(key.fd, 1 << 16)
                 if not data:
@@ -181,9 +202,14 @@ def _pump(
                 key.data.flush()
                 left -= len(data)
                 if left < 0:
-                    process.kill()
                     _say(stderr, f"error: more than {limit_bytes} bytes of output")
                     return OUTPUT_EXIT
+    try:
+        # A run that has closed its output may go on.
+        process.wait(max(0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        _say(stderr, "error: timeout")
+        return TIMEOUT_EXIT
     return None
 
 

@@ -46,8 +46,10 @@ def main(arguments: list[str]) -> None:
     """Ends the process: with the code's own exit status, or with one of runtime/failure.py's codes."""
     status_descriptor = None
     try:
+        if arguments[:1] == ["--status-fd"]:
+            status_descriptor = descriptor(arguments[1:2], "--status-fd")
+            del arguments[:2]
         request = Request(arguments)
-        status_descriptor = request.status_descriptor
         settings, policy = read_image()
         code = request.read_code()
         jail = Jail(settings, policy, request.uid, status_descriptor)
@@ -63,17 +65,13 @@ def main(arguments: list[str]) -> None:
 
 
 class Request:
-    """What the arguments ask for."""
+    """What the arguments behind --status-fd ask for."""
 
     def __init__(self, arguments: list[str]) -> None:
         rest = list(arguments)
         self.text: str | None = None
         self.code_descriptor = 0
-        self.status_descriptor: int | None = None
         self.uid: int | None = None
-        if rest[:1] == ["--status-fd"]:
-            self.status_descriptor = descriptor(rest[1:2], "--status-fd")
-            del rest[:2]
         if rest[:1] == ["--uid"]:
             self.uid = number(rest[1:2], "--uid")
             del rest[:2]

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from builder.arch import host_arch
-from tests.conftest import REPOSITORY, Result, sandbox_build
+from tests.conftest import Result, result_of, sandbox_build
 
 PRINTS = "import sys\nprint(sys.argv)\n"
 MEBIBYTE = 1024 * 1024
@@ -32,17 +32,16 @@ class RunOf:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "builder", "run", "--image", str(self.image), *arguments]
 
-    def __call__(self, *arguments: str, stdin: str = "", **options: object) -> Result:
-        done = subprocess.run(  # type: ignore[call-overload]
-            self.command(*arguments), input=stdin, capture_output=True, text=True, timeout=60, cwd=REPOSITORY, **options
-        )
-        return Result(done.returncode, done.stdout, done.stderr)
+    def __call__(self, *arguments: str, stdin: str = "") -> Result:
+        return result_of(self.command(*arguments), stdin, 60)
 
     @contextmanager
     def started(self, *arguments: str, first: str = "ready\n") -> Iterator[subprocess.Popen[str]]:
         """A run that has printed the line `first`."""
         command = self.command(*arguments)
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as it:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as it:
             assert it.stdout is not None
             try:
                 assert it.stdout.readline() == first
@@ -149,7 +148,7 @@ def test_exit_code(exit_code: int, run: RunOf) -> None:
 
 def test_streams_apart(run: RunOf) -> None:
     """stdout and stderr of the code are ours, byte for byte, and we add nothing."""
-    code = "import sys; sys.stdout.buffer.write(bytes(range(256))); sys.stderr.buffer.write(bytes(range(255, -1, -1)))"
+    code = "import sys; a = bytes(range(256)); sys.stdout.buffer.write(a); sys.stderr.buffer.write(a[::-1])"
     done = subprocess.run(run.command("-c", code), capture_output=True, check=True, timeout=60)
     assert done.stdout == bytes(range(256))
     assert done.stderr == bytes(range(255, -1, -1))
@@ -176,7 +175,11 @@ def test_timeout(waits: str, may_mount: bool, run: RunOf) -> None:
     started = time.monotonic()
     try:
         done = subprocess.run(
-            [*before, *run.command("--timeout", "1", "-c", code)], capture_output=True, text=True, timeout=8, check=False
+            [*before, *run.command("--timeout", "1", "-c", code)],
+            capture_output=True,
+            text=True,
+            timeout=8,
+            check=False,
         )
     finally:
         left = not nothing_left(marker)
@@ -251,7 +254,9 @@ def test_killed(run: RunOf) -> None:
 def test_reader_goes_away(run: RunOf) -> None:
     """When nobody reads our output any more, the run ends, with neither a traceback nor a message."""
     marker = f"reader-{os.getpid()}"
-    with run.started("-c", f"print('ready', flush=True)\nwhile True: print('x' * 9999)  # {marker}") as started:
+    with run.started(
+        "-c", f"print('ready', flush=True)\nwhile True: print('x' * 9999)  # {marker}"
+    ) as started:
         assert started.stdout is not None
         assert started.stderr is not None
         started.stdout.close()
@@ -266,7 +271,10 @@ def test_closed_stream(closed: str, run: RunOf) -> None:
     redirection = {"stdout": ">&-", "stderr": "2>&-"}[closed]
     code = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(7)"
     done = subprocess.run(
-        ["sh", "-c", f'exec "$@" {redirection}', "sh", *run.command("-c", code)], capture_output=True, text=True, check=False
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *run.command("-c", code)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (
         (7, "", "err\n") if closed == "stdout" else (7, "out\n", "")
@@ -287,7 +295,10 @@ def test_status(run: RunOf) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--image", "/none/image.tar", "-c", "1"], r"error: /none/image\.tar: no such image\nhint: build one .*\n"),
+        (
+            ["--image", "/none/image.tar", "-c", "1"],
+            r"error: /none/image\.tar: no such image\nhint: build one .*\n",
+        ),
         (["--output", "/none", "-c", "1"], r"error: /none/\w+/image\.tar: no such image\nhint: .*\n"),
         (["/none/script.py"], r"error: /none/script\.py: No such file or directory\n"),
         (["/"], r"error: /: Is a directory\n"),
@@ -309,15 +320,23 @@ def _cut(archive: bytes) -> bytes:
 
 def _flip(archive: bytes) -> bytes:
     middle = len(archive) // 2
-    return archive[:middle] + bytes(byte ^ 0xFF for byte in archive[middle : middle + 4]) + archive[middle + 4 :]
+    return (
+        archive[:middle] + bytes(byte ^ 0xFF for byte in archive[middle : middle + 4]) + archive[middle + 4 :]
+    )
 
 
-@pytest.mark.parametrize("damage", [_cut, _flip, lambda _: b"", lambda _: b"text\n" * 9999], ids=["cut", "flipped", "empty", "text"])
+@pytest.mark.parametrize(
+    "damage",
+    [_cut, _flip, lambda _: b"", lambda _: b"text\n" * 9999],
+    ids=["cut", "flipped", "empty", "text"],
+)
 def test_damaged_image(damage: Callable[[bytes], bytes], image: Path, tmp_path: Path) -> None:
     """A damaged archive is told apart from a good one before anything of it is run or kept."""
     damaged = tmp_path / "image.tar"
     damaged.write_bytes(damage(image.read_bytes()))
-    done = sandbox_build("run", "--image", str(damaged), "-c", "print('ran')", env={"XDG_CACHE_HOME": str(tmp_path / "cache")})
+    done = sandbox_build(
+        "run", "--image", str(damaged), "-c", "print('ran')", env={"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    )
     assert (done.exit_code, done.stdout) == (1, "")
     assert re.fullmatch(rf"error: {damaged}: .*damaged.*\nhint: build the image again\n", done.stderr)
     assert not list((tmp_path / "cache").glob("sandbox-build/roots/*"))
