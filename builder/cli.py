@@ -346,8 +346,9 @@ def _guarded(call: Callable[[], Any]) -> int:
     except SandboxError as error:
         _complain(error.message, error.hint)
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
+    except click.UsageError as error:
+        asked = f"{error.ctx.command_path} --help" if error.ctx else "sandbox-build --help"
+        _complain(error.format_message(), f"`{asked}` says what there is")
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         _complain("interrupted; nothing half-made was left behind", None)

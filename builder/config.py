@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from builder.config_model import (
 from builder.config_values import Base, Reference, parse_base, parse_reference, shown
 from builder.config_yaml import UNREAD, Location, dotted, read_document
 from builder.errors import ConfigError
+from builder.seccomp import effective_policy
 
 __all__ = [
     "ENVIRONMENT",
@@ -58,7 +60,7 @@ def load_config(path: Path, environ: Mapping[str, str]) -> tuple[Config, list[st
     overrides, variables = _overrides(environ)
 
     found = [(line, f"{path}:{line}: {message}", hint) for line, message, hint in document.problems]
-    for location, what, hint in _wrong(document.data):
+    for location, what, hint in chain(_wrong(document.data), _refused(document.data)):
         line = _nearest(document.lines, location)
         found.append((line, f"{path}:{line}: {dotted(location)}: {what}", hint))
     found.sort(key=lambda problem: problem[0])
@@ -234,6 +236,20 @@ def _wrong(data: dict[str, Any]) -> Iterator[tuple[Location, str, str]]:
             location = tuple(part for part in details["loc"] if part != "[key]")
             if details["input"] is not UNREAD:
                 yield (location, *_explained(details, location))
+
+
+def _refused(data: dict[str, Any]) -> Iterator[tuple[Location, str, str]]:
+    """The same for what `syscalls` asks of the policy; where its form is wrong, _wrong has said so."""
+    try:
+        syscalls = Syscalls.model_validate(data.get("syscalls") or {})
+        effective_policy(syscalls.groups, syscalls.allow, syscalls.deny)
+    except ValidationError:
+        return
+    except ConfigError as error:
+        for message, hint in error.problems:
+            where, _, what = message.partition(": ")
+            key, _, index = where.removeprefix("syscalls.").rstrip("]").partition("[")
+            yield ("syscalls", key, int(index)), what, hint or ""
 
 
 def _explained(details: ErrorDetails, location: Location) -> tuple[str, str]:

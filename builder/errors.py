@@ -23,6 +23,10 @@ class BuildError(SandboxError):
     exit_code = 1
 
 
+NO_ROOM = "make room there, or name another folder with --output"
+"""The hint for a full disk."""
+
+
 class UsageError(SandboxError):
     """The command line asks for something that cannot be."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -20,7 +21,7 @@ from builder.base import Rootfs, assembler_command, open_base
 from builder.config import Config
 from builder.context import write_context
 from builder.drivers import BuildJob, Driver, choose_driver
-from builder.errors import BuildError, SandboxError, UsageError, VerificationFailed
+from builder.errors import NO_ROOM, BuildError, SandboxError, UsageError, VerificationFailed
 from builder.plan import BuildPlan, digest, make_plan
 from builder.progress import Progress
 
@@ -119,9 +120,15 @@ def _build_one(plan: BuildPlan, driver: Driver, options: Options, progress: Prog
             built = replace(built, digest=write_archive(image, finished / ARCHIVE, plan.reference))
         _prove(plan, finished / ARCHIVE, scratch, progress)
         (finished / _RECORD).write_text(json.dumps({"key": key, "digest": built.digest}) + "\n")
+        replaced = Path(temporary) / "replaced"
         if output.exists():
-            output.rename(Path(temporary) / "replaced")
-        finished.rename(output)
+            output.rename(replaced)
+        try:
+            finished.rename(output)
+        except BaseException:  # Ctrl-C too: the earlier image must not go with the temporary folder
+            if replaced.exists() and not output.exists():
+                replaced.rename(output)
+            raise
     driver.publish(built.archive)
     return built
 
@@ -206,4 +213,9 @@ def _output_folder(output: Path) -> Iterator[None]:
             raise BuildError(
                 f"--output {output}: another build is writing there", "wait for it, or name another folder"
             ) from None
-        yield
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise BuildError(f"--output {output}: {error.strerror}", NO_ROOM) from None

@@ -173,7 +173,12 @@ class Jail:
         if posix.stat(tmp).st_dev == posix.stat(self.tree).st_dev:
             return
         name = f"/tmp/run-{self.uid}"  # noqa: S108
-        posix.mkdir(self.tree + name, 0o700)
+        try:
+            posix.mkdir(self.tree + name, 0o700)
+        except PermissionError:
+            raise Refused(
+                SCRATCH, "this user may not write the jail's /tmp", "mount it there with mode=1777"
+            ) from None
         if posix.geteuid() != self.uid:
             posix.chown(self.tree + name, self.uid, self.uid)
         self.scratch = name

@@ -20,7 +20,7 @@ from builder.arch import host_arch
 os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"
 
 REPOSITORY = Path(__file__).parents[1]
-IMAGE = "sandbox-tests/python:session"
+IMAGE = f"sandbox-tests/python:{os.getpid()}"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from builder.archive import BuiltImage
 from builder.command import run
 from builder.dockerfile import LAYERS, assembler_arguments, entrypoint
 from builder.drivers.driver import AssemblerOutput, BuildJob
-from builder.errors import BuildError, UsageError
+from builder.errors import NO_ROOM, BuildError, UsageError
 from builder.layers import write_layer
 from builder.progress import Progress
 
@@ -51,7 +51,8 @@ class OciDriver:
                 write_layer(out / name, layers[-1], epoch=job.epoch)
             return BuiltImage(_image_config(job, layers), tuple(layers))
         except OSError as error:
-            raise BuildError(f"{job.scratch}: the layers cannot be written: {error.strerror}") from error
+            message = f"{job.scratch}: the layers cannot be written: {error.strerror}"
+            raise BuildError(message, NO_ROOM) from error
 
     def publish(self, archive: Path) -> None:
         """The archive is all there is."""

@@ -43,11 +43,12 @@ def left_as_it_was(output: Path) -> bool:
 
 @pytest.fixture
 def nothing_stays(engine: docker.DockerClient, tmp_path: Path) -> Iterator[None]:
-    """After the test there is no new container and no new image, and no mount or process of the test's."""
+    """After the test there is no new container, and no image, mount or process of the test's."""
 
     def kept() -> set[str | None]:
-        images = {tag for image in engine.images.list() for tag in image.tags}
-        return images | {container.id for container in engine.containers.list(all=True)}
+        tags = {tag for image in engine.images.list() for tag in image.tags}
+        ours = {tag for tag in tags if tag.startswith("sandbox-build:") or tag.endswith(f":{os.getpid()}")}
+        return ours | {container.id for container in engine.containers.list(all=True)}
 
     before = kept()
     yield

@@ -147,6 +147,8 @@ SAME: dict[str, str | bytes] = {
     "interrupt-main": "import _thread, time\n_thread.interrupt_main()\ntime.sleep(1)\n",
     "os-exit": "import os\nprint('lost')\nos._exit(7)",
     "os-exit-flushed": "import os\nprint('kept', flush=True)\nos._exit(7)",
+    "abort": "import os\nos.abort()\n",
+    "alarm": "import signal, time\nsignal.alarm(1)\ntime.sleep(3)\n",
     "segfault": "import ctypes\nctypes.string_at(0)\n",
     "hook": "import sys\nsys.excepthook = lambda t, v, tb: print(v, tb.tb_lineno, tb.tb_next)\n\n1/0\n",
     "hook-raises": "import sys\ndef hook(*a): raise RuntimeError('in hook')\nsys.excepthook = hook\n1/0\n",
@@ -217,7 +219,6 @@ DIFFERENT: dict[str, tuple[bytes, int, str]] = {
     "reserved-exit-256": (b"import sys\nsys.exit(466)", 1, r"sandbox: exit code 466 is the sandbox's own"),
     "reserved-os-exit": (b"import os\nos._exit(210)", 139, r"$"),
     "signal": (b"import signal\nsignal.raise_signal(15)", 1, r"Traceback(.|\n)*PermissionError"),
-    "abort": (b"import os\nos.abort()", 139, r"$"),
 }
 
 

@@ -129,7 +129,7 @@ base: python:3.13-slim
 base_mirror: http://mirror.example/debian
 image: {repository: localhost:5000/team/sandbox, tag: 2026-01-31, labels: {a.b: 'one two', c: ''}}
 system_lib_requirements: [/etc/hosts]
-syscalls: {groups: [network], allow: [mbind, clone3], deny: [uname]}
+syscalls: {groups: [network], allow: [mbind, mlock], deny: [uname]}
 limits: {memory: 512MiB, cpu_s: 3, file_size: 64M, processes: 1, open_files: 16, output: 4096}
 jail: {level: landlock, namespaces: [], uid_range: [1000, 1], env: {A_1: '', b: x}, env_keep: [LANG, TZ]}
 worker_timeout: 0.5
@@ -141,7 +141,7 @@ worker_timeout: 0.5
             repository="localhost:5000/team/sandbox", tag="2026-01-31", labels={"a.b": "one two", "c": ""}
         ),
         system_lib_requirements=("/etc/hosts",),
-        syscalls=Syscalls(groups=("network",), allow=("mbind", "clone3"), deny=("uname",)),
+        syscalls=Syscalls(groups=("network",), allow=("mbind", "mlock"), deny=("uname",)),
         limits=Limits(memory=512 << 20, cpu_s=3, file_size=64 << 20, processes=1, open_files=16, output=4096),
         jail=Jail(
             level="landlock",
