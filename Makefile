@@ -13,14 +13,19 @@ VERSION := $(shell cat pyproject.toml hatch_build.py runtime/_syscall.c | cksum 
 INSTALLED := $(VENV)/installed-$(VERSION)
 INSTALLED_TESTS := $(VENV)/installed-tests-$(VERSION)
 
+# Debian's keys and gpg are what mmdebstrap checks packages with on a machine that is not Debian.
+BASE_TOOLS := mmdebstrap gpg file:/usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring \
+	lib:libseccomp.so.2:libseccomp2
+RUN_TOOLS := unshare:util-linux setpriv:util-linux mount:mount
+
 .PHONY: image test lint bench golden clean
 
 image: $(INSTALLED)
-	@bash .ci/require mmdebstrap unshare:util-linux lib:libseccomp.so.2:libseccomp2
+	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS)
 	@$(BIN)/sandbox-build --arch $(ARCH)
 
 test: lint
-	@bash .ci/require mmdebstrap unshare:util-linux strace skopeo docker-registry lib:libseccomp.so.2:libseccomp2
+	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS) strace skopeo docker-registry
 	@bash .ci/docker
 	$(BIN)/pytest
 
@@ -31,7 +36,7 @@ lint: $(INSTALLED_TESTS)
 	$(BIN)/lint-imports
 
 bench: $(INSTALLED)
-	@bash .ci/require mmdebstrap lib:libseccomp.so.2:libseccomp2
+	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS)
 	$(BIN)/python -m tests.benchmarks
 
 golden: $(INSTALLED_TESTS)

@@ -25,14 +25,12 @@ FLAGS = (
 class NativeHook(BuildHookInterface):  # type: ignore[type-arg]  # its parameter is private to hatchling
     PLUGIN_NAME = "custom"
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - hatchling's
         root = Path(self.root)
         for arch, target in TARGETS.items():
             output = root / "runtime" / "native" / arch / "_syscall.abi3.so"
             output.parent.mkdir(parents=True, exist_ok=True)
-            subprocess.run(
-                [sys.executable, "-m", "ziglang", "cc", "-target", target, *FLAGS]
-                + ["-o", str(output), str(root / "runtime" / "_syscall.c")],
-                check=True,
-            )
+            source = root / "runtime" / "_syscall.c"
+            compiler = [sys.executable, "-m", "ziglang", "cc", "-target", target, *FLAGS]
+            subprocess.run([*compiler, "-o", str(output), str(source)], check=True)  # noqa: S603 - our own words
         build_data["artifacts"].append("runtime/native/**")

@@ -6,7 +6,6 @@ Both indexes name the same blobs, so that nothing is stored twice. Newer engines
 
 from __future__ import annotations
 
-import errno
 import gzip
 import hashlib
 import io
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from builder.errors import BuildError
+from builder.errors import BuildError, room_hint
 from builder.layers import LayerUnpacker
 from builder.reference import parse_reference
 
@@ -111,8 +110,7 @@ def write_archive(image: BuiltImage, path: Path, reference: str) -> str:
                     _add(tar, name, blob)
             whole.replace(path)
     except OSError as error:
-        hint = "free some space, or choose another --output" if error.errno == errno.ENOSPC else None
-        raise BuildError(f"{path}: not written: {error.strerror}", hint) from error
+        raise BuildError(f"{path}: not written: {error.strerror}", room_hint(error)) from error
     return manifest.digest
 
 

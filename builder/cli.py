@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import click
 import yaml
 
+from builder import __version__
 from builder.arch import ARCHES, Arch, host_arch, parse_arch
 from builder.config import Config, effective, load_config, schema
 from builder.errors import BuildError, ConfigError, SandboxError, UsageError
@@ -80,7 +81,7 @@ _tag_option = click.option(
 
 
 @click.group(cls=DefaultVerb, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="sandbox-build")
+@click.version_option(__version__)
 def commands() -> None:
     """Build container images that run untrusted Python in a chroot under seccomp.
 
@@ -96,7 +97,7 @@ def commands() -> None:
     """
 
 
-@commands.command()
+@commands.command(short_help="Build an image for each --arch, and push it with --push.")
 @_config_option
 @_arch_option
 @click.option(
@@ -155,7 +156,7 @@ def build(
             click.echo(name)
 
 
-@commands.command()
+@commands.command(short_help="Print the Dockerfile that `build` would use.")
 @_config_option
 @_arch_option
 @_tag_option
@@ -175,7 +176,7 @@ def render(
         click.echo(render_dockerfile(plan.dockerfile), nl=False)
 
 
-@commands.command("show-config")
+@commands.command("show-config", short_help="Print what config, environment and defaults came to.")
 @_config_option
 @_json_option
 @click.option("--schema", "as_schema", is_flag=True, help="Print the JSON schema of config.yaml instead.")
@@ -195,7 +196,10 @@ def show_config(config_path: Path, as_json: bool, as_schema: bool, verbose: bool
         click.echo(yaml.safe_dump(shown, sort_keys=False), nl=False)
 
 
-@commands.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@commands.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    short_help="Run code in the jail of a built image.",
+)
 @click.option(
     "--image",
     type=click.Path(path_type=Path),
@@ -239,6 +243,8 @@ def run(
     path = image or output / host_arch().name / "image.tar"
     if not path.is_file():
         raise UsageError(f"{path}: no such image", "build one with `sandbox-build`, or name one with --image")
+    if script is not None and script.startswith("-") and script != "-":
+        raise UsageError(f"no such option: {script}", f"`sandbox-build run --help`; a script: ./{script}")
     root = jailrun.unpack(path, _cache())
     if code is not None:
         rest = [*((script,) if script else ()), *arguments]
@@ -253,7 +259,7 @@ def run(
     sys.exit(outcome.exit_code)
 
 
-@commands.command()
+@commands.command(short_help="Say what this machine can do, and how to mend a lack.")
 @_json_option
 @_verbose_option
 def doctor(as_json: bool, verbose: bool) -> None:  # noqa: ARG001 - verbose is read by main()
@@ -298,7 +304,7 @@ def _epoch(environ: Mapping[str, str]) -> int:
     if not text:
         return DEFAULT_EPOCH
     if not text.isdecimal() or int(text) >= 2**33:
-        raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}: it is a number of seconds since 1970")
+        raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}", "it is a number of seconds since 1970")
     return int(text)
 
 
@@ -306,7 +312,8 @@ def _open(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+        hint = "name a script, or give the code with -c or on stdin"
+        raise UsageError(f"{path}: {error.strerror}", hint) from None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -314,7 +321,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     _open_standard_streams()
     # A service manager's SIGTERM cleans up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = _guarded(lambda: commands.main(arguments, "sandbox-build", standalone_mode=False))
     except Exception as error:
@@ -351,7 +358,7 @@ def _guarded(call: Callable[[], Any]) -> int:
         _complain(error.format_message(), f"`{asked}` says what there is")
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted; nothing half-made was left behind", None)
+        _complain("interrupted; no half-made image was left behind", None)
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our stdout has gone; there is nobody to tell.

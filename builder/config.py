@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from builder.bases import suite_problem
 from builder.config_model import (
     OPTIONAL_SYSTEM_PATHS,
     App,
@@ -29,7 +31,7 @@ from builder.config_model import (
 from builder.config_values import Base, Reference, parse_base, parse_reference, shown
 from builder.config_yaml import UNREAD, Location, dotted, read_document
 from builder.errors import ConfigError
-from builder.seccomp import effective_policy
+from builder.seccomp.policy import policy_problems
 
 __all__ = [
     "ENVIRONMENT",
@@ -239,17 +241,18 @@ def _wrong(data: dict[str, Any]) -> Iterator[tuple[Location, str, str]]:
 
 
 def _refused(data: dict[str, Any]) -> Iterator[tuple[Location, str, str]]:
-    """The same for what `syscalls` asks of the policy; where its form is wrong, _wrong has said so."""
-    try:
+    """The same for calls that the policy does not know or never opens, and for a base that is no suite.
+
+    What has a wrong form is passed over: _wrong has said so.
+    """
+    with suppress(ValidationError):
         syscalls = Syscalls.model_validate(data.get("syscalls") or {})
-        effective_policy(syscalls.groups, syscalls.allow, syscalls.deny)
-    except ValidationError:
-        return
-    except ConfigError as error:
-        for message, hint in error.problems:
-            where, _, what = message.partition(": ")
-            key, _, index = where.removeprefix("syscalls.").rstrip("]").partition("[")
-            yield ("syscalls", key, int(index)), what, hint or ""
+        for key, index, what, hint in policy_problems(syscalls.groups, syscalls.allow, syscalls.deny):
+            yield ("syscalls", key, index), what, hint or ""
+    with suppress(ValueError, AttributeError):
+        base = parse_base(data.get("base") or "host")
+        if base.kind == "debian" and (problem := suite_problem(base.name)):
+            yield ("base",), *problem
 
 
 def _explained(details: ErrorDetails, location: Location) -> tuple[str, str]:

@@ -158,7 +158,7 @@ class Config(Section):
     base: Annotated[str, AfterValidator(values.base)] = "debian:trixie"
     """Where Python comes from: debian:SUITE, an image reference, or host."""
     base_mirror: MirrorUrl | None = Field(default=None, repr=False)
-    """Mirror of Debian's archive for a debian: base, in place of the one that this machine uses."""
+    """Mirror of Debian's archive for a debian: base, in place of mmdebstrap's own ones."""
     image: Image = Field(default_factory=Image)
     """The image's name, tag and labels."""
     python_path: JailPath | None = None

@@ -236,7 +236,7 @@ _SYSCALL = re.compile(r"[a-z_][a-z0-9_]{0,63}")
 _SYSCALL_LIMIT = 1024
 _SYSCALL_HINT = "write the lower-case name of `man 2 syscalls`, such as mbind"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_LABEL_KEY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?")
+LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?")
 _GROUP = re.compile(r"[a-z][a-z0-9_-]*")
 
 
@@ -281,7 +281,7 @@ def variable_value(text: str) -> str:
 
 def label_key(text: str) -> str:
     """A key that a label of an image can have."""
-    if len(text) > 255 or not _LABEL_KEY.fullmatch(text):
+    if len(text) > 255 or not LABEL_NAME.fullmatch(text):
         raise wrong(
             f"{shown(text)} is not the key of a label",
             "letters, digits, and . _ - / between them, such as org.opencontainers.image.source",
@@ -291,7 +291,7 @@ def label_key(text: str) -> str:
 
 def label_value(text: str) -> str:
     """A value that can be written into one line of a Dockerfile."""
-    if _CONTROL.search(text):
+    if not text.isprintable():
         raise wrong(f"{shown(text)} has a control character in it", "a label is one line of text")
     return text
 

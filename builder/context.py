@@ -50,6 +50,6 @@ def _write_runtime(plan: BuildPlan, folder: Path) -> None:
         if not native.is_file():
             raise BuildError(
                 f"the runtime was not compiled for {plan.arch.name}: {native} is not there",
-                "install the package anew: pip install --editable .",
+                "install sandbox-build again: its native module is compiled then",
             )
         shutil.copyfile(native, folder / native.name)

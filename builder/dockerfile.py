@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from builder.arch import Arch
+from builder.config_values import LABEL_NAME
 from builder.errors import ConfigError
 from builder.tree.spec import SANDBOX_PATH
 
@@ -18,7 +19,6 @@ LAYERS = ("root",)
 
 # An image reference in characters that mean nothing to a Dockerfile; whether it exists is Docker's to say.
 _REFERENCE = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9._:/@\[\]-]*")
-_LABEL_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]*[A-Za-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _quoted(value: str) -> str:
 
 
 def _label_name(name: str) -> str:
-    if not _LABEL_NAME.fullmatch(name):
+    if not LABEL_NAME.fullmatch(name):
         hint = "letters and digits, with . _ / - between them: com.example.team"
         raise ConfigError([(f"label {name!r}: not a label's name", hint)])
     return name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class SandboxError(Exception):
     """A failure that is told to the user as `error: MESSAGE` and `hint: HINT`, without a traceback.
@@ -23,8 +25,11 @@ class BuildError(SandboxError):
     exit_code = 1
 
 
-NO_ROOM = "make room there, or name another folder with --output"
-"""The hint for a full disk."""
+def room_hint(error: OSError) -> str | None:
+    """What to do about a full disk; None for any other failure."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room there, or name another folder with --output"
+    return None
 
 
 class UsageError(SandboxError):

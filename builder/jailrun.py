@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from builder.archive import open_archive, unpack_archive
+from builder.dockerfile import entrypoint
 from builder.errors import BuildError, ToolMissing
 from builder.tree.spec import SANDBOX_PATH, TREE_PATH
 
@@ -92,14 +93,15 @@ def run(
     status_read, status_write = os.pipe()
     passed = [_above_nine(status_write)]
     os.close(status_write)
-    entrypoint = [
-        *(settings["python"], "-I", "-S", "-B", f"{SANDBOX_PATH}/entrypoint.pyc"),
+    command = [
+        *enter_command(root, settings),
+        *entrypoint(settings["python"]),
         *("--status-fd", str(passed[0]), "--uid", str(_uid(settings["uid_range"]))),
     ]
     if code is not None:
         passed.append(_above_nine(code.fileno()))
-        entrypoint += ["--code-fd", str(passed[1])]
-    command = [*enter_command(root, settings), *entrypoint, *arguments]
+        command += ["--code-fd", str(passed[1])]
+    command += arguments
     try:
         process = subprocess.Popen(  # noqa: S603 - a list, never a shell; see _ENTER
             command,
@@ -171,7 +173,7 @@ def _above_nine(descriptor: int) -> int:
 
 
 def _uid(uid_range: Sequence[int]) -> int:
-    """A uid that no other run of this machine's has: our own process id, folded into the range."""
+    """A uid of our own among the runs of this machine: our process id, folded into the range."""
     first, count = uid_range
     return first + os.getpid() % count
 

@@ -6,9 +6,11 @@ import errno
 import fcntl
 import hashlib
 import json
+import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -21,7 +23,7 @@ from builder.base import Rootfs, assembler_command, open_base
 from builder.config import Config
 from builder.context import write_context
 from builder.drivers import BuildJob, Driver, choose_driver
-from builder.errors import NO_ROOM, BuildError, SandboxError, UsageError, VerificationFailed
+from builder.errors import BuildError, SandboxError, UsageError, VerificationFailed, room_hint
 from builder.plan import BuildPlan, digest, make_plan
 from builder.progress import Progress
 
@@ -109,6 +111,8 @@ def _build_one(plan: BuildPlan, driver: Driver, options: Options, progress: Prog
         driver.publish(built.archive)
         return replace(built, digest=known, unchanged=True)
 
+    for leftover in options.output.glob(f".{plan.arch.name}-*"):  # of a build that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=options.output, prefix=f".{plan.arch.name}-") as temporary:
         scratch, finished = Path(temporary) / "scratch", Path(temporary) / "finished"
         scratch.mkdir()
@@ -141,7 +145,6 @@ def _job(
         arch=plan.arch,
         context=context.absolute(),
         scratch=scratch.absolute(),
-        reference=plan.reference,
         python_path=plan.spec.python_path,
         labels=plan.labels,
         rootfs=target.directory if target else None,
@@ -198,24 +201,31 @@ def _sources() -> str:
 
 @contextmanager
 def _output_folder(output: Path) -> Iterator[None]:
-    """Makes the folder where it is not there, and keeps a second build out of it."""
+    """Makes the folder where it is not there, and keeps a second build out of it.
+
+    A folder that was made for a build that failed goes again.
+    """
+    made = not output.exists()
     try:
         output.mkdir(parents=True, exist_ok=True)
-        lock = (output / ".lock").open("w")
+        lock = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
+        if not os.access(output, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise UsageError(
-            f"--output {output}: {error.strerror}", "name a folder that this user can write"
-        ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BuildError(
-                f"--output {output}: another build is writing there", "wait for it, or name another folder"
-            ) from None
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise BuildError(f"--output {output}: {error.strerror}", NO_ROOM) from None
+        hint = "name a folder that this user can write"
+        raise UsageError(f"--output {output}: {error.strerror}", hint) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        hint = "wait for it, or name another folder"
+        raise BuildError(f"--output {output}: another build is writing there", hint) from None
+    except OSError as error:
+        if full := room_hint(error):
+            raise BuildError(f"--output {output}: {error.strerror}", full) from None
+        raise
+    finally:
+        os.close(lock)
+        if made:
+            with suppress(OSError):  # not empty: something was built
+                output.rmdir()

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from builder.arch import Arch, host_arch
-from builder.base.catalog import default_python_path
+from builder.bases import default_python_path
 from builder.config import OPTIONAL_SYSTEM_PATHS, Base, Config, parse_base
 from builder.dockerfile import DockerfileInputs
 from builder.reference import parse_reference

@@ -5,41 +5,22 @@ these codes (images/python/seccomp.yaml), so that no program in the jail, not ev
 one.
 """
 
-USAGE = 208
-IMAGE = 209
-CODE = 210
-DESCRIPTORS = 211
-LIMITS = 212
-PRIVILEGES = 213
-USER_NAMESPACE = 214
-CHROOT = 215
-IDENTITY = 216
-CAPABILITIES = 217
-NO_NEW_PRIVS = 218
-LANDLOCK = 219
-SECCOMP = 220
-SCRATCH = 221
-NAMESPACES = 222
-INTERNAL = 223
-
-MEANINGS = {
-    USAGE: "the entrypoint was called with arguments that it does not know",
-    IMAGE: "runtime.json or policy.bpf is missing, unreadable or not whole",
-    CODE: "the code could not be read",
-    DESCRIPTORS: "inherited file descriptors could not be closed",
-    LIMITS: "a resource limit could not be set",
-    PRIVILEGES: "the privilege level that the config requires is not to be had here",
-    USER_NAMESPACE: "a user namespace was made but could not be set up",
-    CHROOT: "chroot into the tree failed",
-    IDENTITY: "user and groups could not be given up",
-    CAPABILITIES: "capabilities could not be given up",
-    NO_NEW_PRIVS: "no_new_privs or the dumpable flag could not be set",
-    LANDLOCK: "Landlock could not be enforced",
-    SECCOMP: "the seccomp filter could not be loaded",
-    SCRATCH: "the run's private scratch folder could not be made",
-    NAMESPACES: "the container's namespaces could not be left",
-    INTERNAL: "the entrypoint itself failed",
-}
+USAGE = 208  # the entrypoint was called with arguments that it does not know
+IMAGE = 209  # runtime.json or policy.bpf is missing, unreadable or not whole
+CODE = 210  # the code could not be read, or is too large
+DESCRIPTORS = 211  # inherited file descriptors could not be closed
+LIMITS = 212  # a resource limit could not be set
+PRIVILEGES = 213  # the privilege level that the config requires is not to be had here
+USER_NAMESPACE = 214  # a user namespace was made but could not be set up
+CHROOT = 215  # chroot into the tree failed
+IDENTITY = 216  # user and groups could not be given up, or the run's user could write the tree
+CAPABILITIES = 217  # capabilities could not be given up
+NO_NEW_PRIVS = 218  # no_new_privs or the dumpable flag could not be set
+LANDLOCK = 219  # Landlock could not be enforced
+SECCOMP = 220  # the seccomp filter could not be loaded
+SCRATCH = 221  # the run's private scratch folder could not be made
+NAMESPACES = 222  # the container's namespaces could not be left
+INTERNAL = 223  # the entrypoint itself failed
 
 
 def is_reserved(code: int) -> bool:

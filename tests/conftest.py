@@ -151,7 +151,7 @@ def bare(image: Path) -> Place:
 
 @pytest.fixture(scope="session", params=["bare", "docker", "restricted"])
 def jail(request: pytest.FixtureRequest) -> Place:
-    """Where an attack must fail: on this machine, in a default container, in a "restricted" one (Landlock)."""
+    """Where an attack must fail: on this machine, in a default container, in a "restricted" one."""
     if request.param == "bare":
         return Bare(request.getfixturevalue("image"))
     name = request.getfixturevalue("loaded_image")

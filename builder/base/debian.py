@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from builder.arch import Arch, host_arch
-from builder.base.catalog import find_suite
 from builder.base.rootfs import CachedRootfs
+from builder.bases import find_suite
 from builder.command import run
 from builder.errors import BuildError
 from builder.layers import write_layer

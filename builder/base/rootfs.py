@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -57,7 +58,7 @@ class CachedRootfs:
     def write_tar(self, destination: Path, spec: TreeSpec) -> None:  # noqa: ARG002 - whole, whatever the spec
         """Copies the tar file of the whole root."""
         # A copy, not a hard link: what lies in an output folder is the user's to change.
-        destination.write_bytes(self.tar.read_bytes())
+        shutil.copyfile(self.tar, destination)
 
 
 def assembler_command(directory: Path, spec: TreeSpec, arch: Arch) -> tuple[str, ...]:

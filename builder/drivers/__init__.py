@@ -27,7 +27,13 @@ def choose_driver(name: str, base_kind: str, progress: Progress) -> Driver:
             "--driver docker, or a base that is made of packages, such as debian:trixie",
         )
     if name == "docker" or (name == "auto" and base_kind == "image"):
-        docker = DockerDriver()
+        try:
+            docker = DockerDriver()
+        except ToolMissing as error:
+            if base_kind != "image":
+                raise
+            hint = "only Docker has images: start an engine, or use a base of packages, such as debian:trixie"
+            raise ToolMissing(error.message, hint) from None
         why = "as asked" if name == "docker" else "the base is an image"
         progress.note(f"driver docker, {why}: {docker}")
         return docker

@@ -26,7 +26,7 @@ from docker.errors import DockerException
 from builder.archive import BuiltImage
 from builder.command import run
 from builder.drivers.driver import AssemblerOutput, BuildJob
-from builder.errors import NO_ROOM, BuildError, SandboxError, ToolMissing
+from builder.errors import BuildError, SandboxError, ToolMissing, room_hint
 from builder.progress import Progress
 
 _WITHOUT_DOCKER = "--driver oci needs no Docker"
@@ -197,7 +197,9 @@ def _save(engine: docker.DockerClient, image_id: str, scratch: Path) -> BuiltIma
     except OSError as error:
         if isinstance(error, requests.RequestException):
             raise  # an OSError too, and the caller's to explain
-        raise BuildError(f"{scratch}: the image cannot be saved: {error.strerror}", NO_ROOM) from error
+        raise BuildError(
+            f"{scratch}: the image cannot be saved: {error.strerror}", room_hint(error)
+        ) from error
     finally:
         saved.unlink(missing_ok=True)
 

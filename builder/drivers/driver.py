@@ -25,8 +25,6 @@ class BuildJob:
     """The context directory, complete, with its Dockerfile."""
     scratch: Path
     """An empty folder for what is made on the way, results included; the caller's to delete."""
-    reference: str
-    """[HOST/]REPOSITORY:TAG."""
     python_path: str
     labels: Mapping[str, str] = field(default_factory=dict)
     rootfs: Path | None = None

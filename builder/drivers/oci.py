@@ -12,7 +12,7 @@ from builder.archive import BuiltImage
 from builder.command import run
 from builder.dockerfile import LAYERS, assembler_arguments, entrypoint
 from builder.drivers.driver import AssemblerOutput, BuildJob
-from builder.errors import NO_ROOM, BuildError, UsageError
+from builder.errors import BuildError, UsageError, room_hint
 from builder.layers import write_layer
 from builder.progress import Progress
 
@@ -52,7 +52,7 @@ class OciDriver:
             return BuiltImage(_image_config(job, layers), tuple(layers))
         except OSError as error:
             message = f"{job.scratch}: the layers cannot be written: {error.strerror}"
-            raise BuildError(message, NO_ROOM) from error
+            raise BuildError(message, room_hint(error)) from error
 
     def publish(self, archive: Path) -> None:
         """The archive is all there is."""

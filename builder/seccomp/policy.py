@@ -10,7 +10,8 @@ from builder.errors import ConfigError
 from builder.seccomp.catalog import Catalog, Line, Rule, load_catalog
 from builder.seccomp.syscalls import known_names
 
-Problems = list[tuple[str, str | None]]
+Problems = list[tuple[str, int, str, str | None]]
+"""(groups, allow or deny; index in that list; what is wrong; hint)."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,8 @@ def effective_policy(groups: Iterable[str], allow: Sequence[str] = (), deny: Seq
     """
     catalog = load_catalog()
     groups = tuple(groups)
-    problems = _group_problems(groups, catalog) + _call_problems(allow, deny, catalog)
-    if problems:
-        raise ConfigError(problems)
+    if problems := policy_problems(groups, allow, deny):
+        raise ConfigError([(f"syscalls.{key}[{index}]: {what}", hint) for key, index, what, hint in problems])
     in_force = tuple(name for name in catalog.groups if name in groups)
     granted = [Granted(name, rule) for name in in_force for rule in catalog.groups[name].rules]
     for name in sorted(set(allow)):
@@ -71,10 +71,18 @@ def effective_policy(groups: Iterable[str], allow: Sequence[str] = (), deny: Seq
     )
 
 
+def policy_problems(groups: Sequence[str], allow: Sequence[str], deny: Sequence[str]) -> Problems:
+    """Everything that effective_policy refuses."""
+    catalog = load_catalog()
+    return _group_problems(groups, catalog) + _call_problems(allow, deny, catalog)
+
+
 def _group_problems(groups: Sequence[str], catalog: Catalog) -> Problems:
     return [
         (
-            f"syscalls.groups[{index}]: no group named {_quoted(name)}",
+            "groups",
+            index,
+            f"no group named {_quoted(name)}",
             _meant(name, catalog.groups) or f"the groups are {', '.join(catalog.groups)}",
         )
         for index, name in enumerate(groups)
@@ -87,11 +95,12 @@ def _call_problems(allow: Sequence[str], deny: Sequence[str], catalog: Catalog) 
     problems: Problems = []
     for key, names in (("allow", allow), ("deny", deny)):
         for index, name in enumerate(names):
-            where = f"syscalls.{key}[{index}]"
             if name not in known_names():
                 problems.append(
                     (
-                        f"{where}: no system call named {_quoted(name)} on amd64 or arm64",
+                        key,
+                        index,
+                        f"no system call named {_quoted(name)} on amd64 or arm64",
                         "give the name of the call: its number is another one on each architecture"
                         if name.lstrip("-").isdecimal()
                         else _meant(name, known_names()),
@@ -99,13 +108,14 @@ def _call_problems(allow: Sequence[str], deny: Sequence[str], catalog: Catalog) 
                 )
             elif key == "allow" and name in killed:
                 hint = f"only an attack makes this call ({killed[name]}): it ends the run"
-                problems.append((f'{where}: "{name}" cannot be allowed', hint))
+                problems.append((key, index, f'"{name}" cannot be allowed', hint))
             elif key == "allow" and name in catalog.refused:
                 hint = f"{_reason(name, catalog)}: nothing opens this call to the code"
-                problems.append((f'{where}: "{name}" cannot be allowed', hint))
+                problems.append((key, index, f'"{name}" cannot be allowed', hint))
             elif key == "deny" and name in allow:
                 other = f"syscalls.allow[{allow.index(name)}]"
-                problems.append((f'{where}: "{name}" is in {other} too', "take it out of one of the two"))
+                hint = "take it out of one of the two"
+                problems.append((key, index, f'"{name}" is in {other} too', hint))
     return problems
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import posixpath
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.errors import NO_ROOM, BuildError
+from builder.errors import BuildError, room_hint
 from builder.tree.bytecode import check_version, compile_source
 from builder.tree.contents import Contents, tree_contents
 from builder.tree.root import Root
@@ -88,9 +87,9 @@ def assemble(
             shutil.rmtree(partial, ignore_errors=True)
             raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if hint := room_hint(error):
             # `filename` is what was being copied, or nothing.
-            raise BuildError(f"{out}: {error.strerror}", NO_ROOM) from None
+            raise BuildError(f"{out}: {error.strerror}", hint) from None
         raise BuildError(f"{error.filename}: {error.strerror}") from None
     return report
 

@@ -21,6 +21,7 @@ from typing import Any
 from builder import jailrun
 from builder.arch import ARCHES, host_arch
 from builder.archive import open_archive
+from builder.dockerfile import entrypoint
 from builder.tree.spec import SANDBOX_PATH
 
 ROUNDS = 200
@@ -94,7 +95,7 @@ def measure_starts(python: str) -> dict[str, float]:
     """Runs in the image's root, so that nothing but the interpreter itself is in what is measured."""
     bare = [python, "-I", "-S", "-c", "pass"]
     # CLOCK_MONOTONIC is the same in every process.
-    ours = [python, "-I", "-S", "-B", f"{SANDBOX_PATH}/entrypoint.pyc", "-c"]
+    ours = [*entrypoint(python), "-c"]
     first_line = [*ours, "import time; print(time.monotonic_ns())"]
     samples: dict[str, list[float]] = {"bare": [], "first line": [], "whole run": []}
     for _ in range(ROUNDS):

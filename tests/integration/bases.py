@@ -13,8 +13,8 @@ import yaml
 
 from builder.arch import Arch, host_arch
 from builder.base import assembler_command
-from builder.base.catalog import find_suite
 from builder.base.debian import DebianBase
+from builder.bases import find_suite
 from builder.progress import Progress
 from builder.tree.assemble import Report
 from builder.tree.bundle import write_bundle

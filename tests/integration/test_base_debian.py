@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from builder.arch import ARCHES, host_arch
-from builder.base.catalog import find_suite
 from builder.base.debian import DebianBase
 from builder.base.rootfs import CachedRootfs
+from builder.bases import find_suite
 from builder.errors import BuildError
 from builder.layers import write_layer
 from builder.tree.elf import is_elf, read_elf

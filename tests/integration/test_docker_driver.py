@@ -92,7 +92,6 @@ def make_job(base: Path, tmp_path: Path) -> MakeJob:
             arch=target,
             context=context,
             scratch=tmp_path / "scratch",
-            reference=REFERENCE,
             python_path="/usr/bin/python3",
             labels=LABELS,
             rootfs=tmp_path / "rootfs",

@@ -11,8 +11,8 @@ import yaml
 
 from builder.arch import ARCHES, host_arch
 from builder.base import assembler_command, open_base
-from builder.base.catalog import default_python_path, find_suite
 from builder.base.image import ImageBase
+from builder.bases import default_python_path, find_suite
 from builder.config import parse_base
 from builder.errors import BuildError, ConfigError, ToolMissing, UsageError
 from builder.progress import Progress

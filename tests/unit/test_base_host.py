@@ -11,8 +11,8 @@ from pathlib import Path
 import yaml
 
 from builder.arch import host_arch
-from builder.base.catalog import default_python_path
 from builder.base.host import HostRootfs
+from builder.bases import default_python_path
 from builder.config import parse_base
 from builder.progress import Progress
 from builder.tree.contents import tree_contents

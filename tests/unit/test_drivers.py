@@ -189,7 +189,6 @@ def job(tmp_path: Path) -> BuildJob:
         arch=ARCHES["arm64"],
         context=tmp_path / "context",
         scratch=tmp_path / "scratch",
-        reference="sandbox-python:latest",
         python_path="/usr/bin/python3.13",
         labels={"b": "2", "a": "$1"},
         rootfs=tmp_path / "rootfs",

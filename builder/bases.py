@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from builder.config import Base as BaseName
+from builder.config_values import Base as BaseName
 from builder.errors import ConfigError
 
 
@@ -28,13 +28,20 @@ class Suite:
 
 def find_suite(name: str) -> Suite:
     """The suite called `name`; ConfigError (exit 2) for any other, with a hint that has the known ones."""
+    if problem := suite_problem(name):
+        raise ConfigError([(f"base: {problem[0]}", problem[1])])
+    return Suite(name, **_catalog()["debian"][name])
+
+
+def suite_problem(name: str) -> tuple[str, str] | None:
+    """(what is wrong, hint) for a name that is no suite of ours; None for one that is."""
     suites = _catalog()["debian"]
-    if name not in suites:
-        alike = get_close_matches(name, suites, n=1)
-        meant = f"did you mean debian:{alike[0]}? " if alike else ""
-        known = " and ".join(f"debian:{suite}" for suite in suites)
-        raise ConfigError([(f"base: debian:{name} is no base that we know", f"{meant}there are {known}")])
-    return Suite(name, **suites[name])
+    if name in suites:
+        return None
+    alike = get_close_matches(name, suites, n=1)
+    meant = f"did you mean debian:{alike[0]}? " if alike else ""
+    known = " and ".join(f"debian:{suite}" for suite in suites)
+    return f"debian:{name} is no base that we know", f"{meant}there are {known}"
 
 
 def default_python_path(base: BaseName) -> str:
