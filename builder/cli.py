@@ -180,8 +180,17 @@ def render(
 @_config_option
 @_json_option
 @click.option("--schema", "as_schema", is_flag=True, help="Print the JSON schema of config.yaml instead.")
+@click.option("--policy", "as_policy", is_flag=True, help="Print the system calls that are allowed, and why.")
+@_arch_option
 @_verbose_option
-def show_config(config_path: Path, as_json: bool, as_schema: bool, verbose: bool) -> None:
+def show_config(
+    config_path: Path,
+    as_json: bool,
+    as_schema: bool,
+    as_policy: bool,
+    arches: tuple[Arch, ...],
+    verbose: bool,
+) -> None:
     """Print what the YAML, the environment and the defaults came to.
 
     For an editor's completion: sandbox-build show-config --schema > config.schema.json
@@ -189,7 +198,15 @@ def show_config(config_path: Path, as_json: bool, as_schema: bool, verbose: bool
     if as_schema:
         click.echo(json.dumps(schema(), indent=2))
         return
-    shown = effective(_load(config_path, Progress(verbose=verbose)))
+    config = _load(config_path, Progress(verbose=verbose))
+    if as_policy:
+        from builder.plan import make_plan
+        from builder.seccomp import describe
+
+        for arch in arches:
+            click.echo(describe(make_plan(config, arch).policy, arch), nl=False)
+        return
+    shown = effective(config)
     if as_json:
         click.echo(json.dumps(shown, indent=2))
     else:

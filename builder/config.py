@@ -28,7 +28,7 @@ from builder.config_model import (
     keys_of,
     section_of,
 )
-from builder.config_values import Base, Reference, parse_base, parse_reference, shown
+from builder.config_values import Base, parse_base, shown
 from builder.config_yaml import UNREAD, Location, dotted, read_document
 from builder.errors import ConfigError
 from builder.seccomp.policy import policy_problems
@@ -43,13 +43,11 @@ __all__ = [
     "Jail",
     "Limits",
     "Proxies",
-    "Reference",
     "Syscalls",
     "effective",
     "key_names",
     "load_config",
     "parse_base",
-    "parse_reference",
     "schema",
 ]
 

@@ -9,12 +9,13 @@ import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic_core import PydanticCustomError
 
-from builder.reference import DIGEST, NAME, TAG
+from builder.errors import UsageError
+from builder.reference import DIGEST, MAX_LENGTH, NAME, TAG, parse_reference
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _PRINTABLE = "write a path of printable characters"
@@ -146,17 +147,9 @@ def socks_url(text: str) -> str:
 # Images
 
 
-class Reference(NamedTuple):
-    """An image reference, taken apart."""
-
-    repository: str
-    tag: str | None
-    digest: str | None
-
-
 def repository(text: str) -> str:
     """`text` as it is, when it names a repository, with or without a registry before it."""
-    if len(text) > 255 or not NAME.fullmatch(text):
+    if len(text) > MAX_LENGTH or not NAME.fullmatch(text):
         name, _, version = text[:512].rpartition(":")
         hint = "lower-case letters and digits, parted by . _ - or /, such as team/sandbox-python"
         if NAME.fullmatch(name) and TAG.fullmatch(version):
@@ -174,20 +167,16 @@ def tag(text: str) -> str:
     return text
 
 
-def parse_reference(text: str) -> Reference:
-    """NAME[:TAG][@DIGEST] taken apart; ValueError for any other text."""
+def image_reference(text: str) -> str:
+    """`text` as it is, when it is NAME[:TAG][@DIGEST]."""
     rest, at, digest = text.partition("@")
     if at and not DIGEST.fullmatch(digest):
         raise wrong(f"{shown(text)} has no valid digest after the @", "sha256: and 64 hexadecimal digits")
-    # A colon before the last slash belongs to the registry's port.
-    folder, slash, name = rest.rpartition("/")
-    name, colon, version = name.partition(":")
     try:
-        return Reference(
-            repository(f"{folder}{slash}{name}"), tag(version) if colon else None, digest if at else None
-        )
-    except PydanticCustomError as error:
-        raise wrong(f"{shown(text)} is not an image reference", _hint(error)) from None
+        parse_reference(rest)
+    except UsageError as error:
+        raise wrong(f"{shown(text)} is not an image reference", error.hint or "") from None
+    return text
 
 
 def _hint(error: PydanticCustomError) -> str:
@@ -217,7 +206,7 @@ def parse_base(text: str) -> Base:
             raise wrong(f"{shown(text)} names no suite of Debian", hint)
         return Base("debian", suite)
     try:
-        parse_reference(text)
+        image_reference(text)
     except PydanticCustomError as error:
         what = f"{shown(text)} is none of debian:SUITE, host and an image reference"
         raise wrong(what, _hint(error)) from None

@@ -16,6 +16,7 @@ _REPOSITORY = rf"{_COMPONENT}(?:/{_COMPONENT})*"
 NAME = re.compile(rf"(?:(?P<host>(?:{_HOST})(?::\d{{1,5}})?)/)?(?P<repository>{_REPOSITORY})")
 """An image's name, with its registry before it or without."""
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+MAX_LENGTH = 255
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 
@@ -54,7 +55,7 @@ def parse_reference(text: str) -> Reference:
     folder, slash, last = text.rpartition("/")
     last, colon, tag = last.partition(":")
     name = NAME.fullmatch(f"{folder}{slash}{last}")
-    if name is None or (colon and not TAG.fullmatch(tag)):
+    if name is None or len(text) > MAX_LENGTH or (colon and not TAG.fullmatch(tag)):
         upper = last != last.lower()
         raise UsageError(
             f"{text!r} is not an image reference",

@@ -22,10 +22,12 @@ SCRATCH = 221  # the run's private scratch folder could not be made
 NAMESPACES = 222  # the container's namespaces could not be left
 INTERNAL = 223  # the entrypoint itself failed
 
+RESERVED = range(208, 224)
+
 
 def is_reserved(code: int) -> bool:
     """Whether `code` is one that only the runtime may end with."""
-    return code & 0xF0 == 0xD0
+    return code & 0xFF in RESERVED
 
 
 class Refused(Exception):

@@ -6,7 +6,7 @@ import pytest
 from pydantic_core import PydanticCustomError
 
 from builder import config_values as values
-from builder.config import Base, Reference, parse_base, parse_reference
+from builder.config import Base, parse_base
 
 
 @pytest.mark.parametrize(
@@ -156,23 +156,22 @@ DIGEST = "sha256:" + "0123456789abcdef" * 4
 
 
 @pytest.mark.parametrize(
-    ("text", "reference"),
+    "text",
     [
-        ("python", Reference("python", None, None)),
-        ("python:3.13-slim", Reference("python", "3.13-slim", None)),
-        ("a/b__c/d-e--f.g", Reference("a/b__c/d-e--f.g", None, None)),
-        ("localhost:5000/a", Reference("localhost:5000/a", None, None)),
-        ("localhost:5000/a:1", Reference("localhost:5000/a", "1", None)),
-        ("Registry.example/a", Reference("Registry.example/a", None, None)),
-        ("One.two.three-4.example:1/a", Reference("One.two.three-4.example:1/a", None, None)),
-        ("[::1]:5000/a:T_1.x", Reference("[::1]:5000/a", "T_1.x", None)),
-        (f"python@{DIGEST}", Reference("python", None, DIGEST)),
-        (f"h.example/p:1@{DIGEST}", Reference("h.example/p", "1", DIGEST)),
+        "python",
+        "python:3.13-slim",
+        "a/b__c/d-e--f.g",
+        "localhost:5000/a",
+        "localhost:5000/a:1",
+        "Registry.example/a",
+        "One.two.three-4.example:1/a",
+        "[::1]:5000/a:T_1.x",
+        f"python@{DIGEST}",
+        f"h.example/p:1@{DIGEST}",
     ],
 )
-def test_image_reference(text: str, reference: Reference) -> None:
-    """A reference is taken apart by the OCI distribution grammar."""
-    assert parse_reference(text) == reference
+def test_image_reference(text: str) -> None:
+    """What the OCI distribution grammar takes can be a base."""
     assert parse_base(text) == Base("image", text)
 
 
@@ -205,7 +204,7 @@ def test_image_reference(text: str, reference: Reference) -> None:
 def test_not_an_image_reference(text: str) -> None:
     """Upper case, empty parts, doubled separators, odd tags, short digests and URLs are refused."""
     with pytest.raises(ValueError, match=r"image reference|digest"):
-        parse_reference(text)
+        values.image_reference(text)
 
 
 def test_repository_with_a_tag_is_told_where_it_goes() -> None:
