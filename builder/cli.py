@@ -272,7 +272,8 @@ def run(
         with _open(Path(str(script))) as file:
             outcome = jailrun.run(root, list(arguments), code=file, timeout_s=timeout_s)
     if status:
-        click.echo(json.dumps(outcome.status), err=True)
+        # On a line of its own, whatever the code left on stderr.
+        click.echo("\n" + json.dumps(outcome.status | {"stopped": outcome.stopped}), err=True)
     sys.exit(outcome.exit_code)
 
 

@@ -11,7 +11,7 @@ from builder.base import Rootfs
 from builder.dockerfile import render_dockerfile
 from builder.errors import BuildError
 from builder.plan import BuildPlan
-from builder.seccomp import compile_policy
+from builder.seccomp import compile_policy, for_landlock
 from builder.tree.bundle import write_bundle
 
 _INSTRUCTION_BYTES = 8
@@ -26,10 +26,14 @@ def write_context(plan: BuildPlan, context: Path, target: Rootfs | None, own: Ro
     """
     context.mkdir(parents=True)
     (context / "Dockerfile").write_text(render_dockerfile(plan.dockerfile), encoding="utf-8")
-    policy = compile_policy(plan.policy, plan.arch)
-    (context / "policy.bpf").write_bytes(policy)
-    # The runtime refuses a policy that was cut short since.
-    facts = plan.spec.runtime | {"policy_instructions": len(policy) // _INSTRUCTION_BYTES}
+    programs = {
+        "chroot": compile_policy(plan.policy, plan.arch),
+        "landlock": compile_policy(for_landlock(plan.policy), plan.arch),
+    }
+    (context / "policy.bpf").write_bytes(b"".join(programs.values()))
+    # One program for each level, one behind the other; the runtime refuses a file that was cut short since.
+    lengths = {level: len(program) // _INSTRUCTION_BYTES for level, program in programs.items()}
+    facts = plan.spec.runtime | {"policy_instructions": lengths}
     spec = replace(plan.spec, runtime=facts)
     (context / "spec.json").write_text(spec.to_json(), encoding="utf-8")
     write_bundle(context / "assembler")

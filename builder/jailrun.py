@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -26,9 +27,8 @@ from builder.dockerfile import entrypoint
 from builder.errors import BuildError, ToolMissing
 from builder.tree.spec import SANDBOX_PATH, TREE_PATH
 
-TIMEOUT_EXIT = 124
-"""What timeout(1) ends with, too."""
-OUTPUT_EXIT = 125
+STOPPED_EXITS = {"timeout": 124, "output": 125}
+"""What a run that we had to end ends with; timeout(1) has 124, too."""
 
 # $0 is the root, $1 the size of the scratch, the rest the command. Data arrives as arguments, never as text.
 # The shell stays as the init of the PID namespace: it keeps its PR_SET_PDEATHSIG, which setresuid(2) would
@@ -54,6 +54,8 @@ class Outcome:
     """The code's own; the runtime's (208 to 223); 124 for a time-out, 125 for too much output."""
     status: dict[str, Any]
     """What the runtime said was in force; empty where the lock-down was never reached."""
+    stopped: str | None = None
+    """Why we ended the run: timeout or output; None where it ended by itself. The code cannot forge this."""
 
 
 def unpack(image: Path, cache: Path) -> Path:
@@ -102,10 +104,11 @@ def run(
         passed.append(_above_nine(code.fileno()))
         command += ["--code-fd", str(passed[1])]
     command += arguments
+    terminal = _read_only_terminal(stdin)
     try:
         process = subprocess.Popen(  # noqa: S603 - a list, never a shell; see _ENTER
             command,
-            stdin=stdin,
+            stdin=stdin if terminal is None else terminal,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             pass_fds=passed,
@@ -115,7 +118,7 @@ def run(
         os.close(status_read)
         raise ToolMissing(f"{command[0]} is not installed", "apt-get install util-linux") from None
     finally:
-        for descriptor in passed:
+        for descriptor in (*passed, *([terminal] if terminal is not None else [])):
             os.close(descriptor)
     with process, os.fdopen(status_read, "rb") as status_file:
         try:
@@ -127,9 +130,9 @@ def run(
                 limit_bytes=settings["limits"]["output_bytes"],
             )
         finally:
-            if process.poll() is None:
+            if process.returncode is None:  # not reaped, so the group is still this run's
                 os.killpg(process.pid, signal.SIGKILL)
-        exit_code = process.returncode if stopped is None else stopped
+        exit_code = process.wait() if stopped is None else STOPPED_EXITS[stopped]
         status = status_file.read()
     if not status and stopped is None:
         raise BuildError(
@@ -137,7 +140,7 @@ def run(
             "run as root, or where user namespaces are allowed: `sandbox-build doctor` says which",
         )
     # As the shell has it, where there was none: 128 + N for a program that signal N ended.
-    return Outcome(128 - exit_code if exit_code < 0 else exit_code, json.loads(status or b"{}"))
+    return Outcome(128 - exit_code if exit_code < 0 else exit_code, json.loads(status or b"{}"), stopped)
 
 
 def enter_command(root: Path, settings: dict[str, Any]) -> list[str]:
@@ -180,10 +183,11 @@ def _uid(uid_range: Sequence[int]) -> int:
 
 def _pump(
     process: subprocess.Popen[bytes], stdout: BinaryIO, stderr: BinaryIO, *, deadline: float, limit_bytes: int
-) -> int | None:
+) -> str | None:
     """Passes output on until the run ends, or must end: past `deadline` (monotonic) or `limit_bytes`.
 
-    Returns None for a run that has ended, else the exit code that says why it must. Holds one read at a time.
+    Returns None for a run that has ended, else why it must: timeout or output. Holds one read at a time. What
+    has ended is not reaped yet.
     """
     left = limit_bytes
     with selectors.DefaultSelector() as selector:
@@ -205,14 +209,30 @@ def _pump(
                 left -= len(data)
                 if left < 0:
                     _say(stderr, f"error: more than {limit_bytes} bytes of output")
-                    return OUTPUT_EXIT
-    try:
-        # A run that has closed its output may go on.
-        process.wait(max(0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
+                    return "output"
+    if not _ends(process.pid, deadline):  # a run that has closed its output may go on
         _say(stderr, "error: timeout")
-        return TIMEOUT_EXIT
+        return "timeout"
     return None
+
+
+def _ends(pid: int, deadline: float) -> bool:
+    """Whether the process ends before `deadline`; it is not reaped."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        ended, _, _ = select.select([descriptor], [], [], max(0, deadline - time.monotonic()))
+        return bool(ended)
+    finally:
+        os.close(descriptor)
+
+
+def _read_only_terminal(stdin: int | BinaryIO | None) -> int | None:
+    """A terminal that is our stdin, opened anew for reading: as it came, it can be written past the limit."""
+    try:
+        descriptor = 0 if stdin is None else stdin if isinstance(stdin, int) else stdin.fileno()
+        return os.open(os.ttyname(descriptor), os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def _say(stderr: BinaryIO, text: str) -> None:

@@ -50,16 +50,20 @@ def main(arguments: list[str]) -> None:
             status_descriptor = descriptor(arguments[1:2], "--status-fd")
             del arguments[:2]
         request = Request(arguments)
-        settings, policy = read_image()
+        settings, policies = read_image()
         code = request.read_code()
-        jail = Jail(settings, policy, request.uid, status_descriptor)
+        jail = Jail(settings, policies, request.uid, status_descriptor)
         jail.enter()
     except Refused as refused:
         refuse(refused, status_descriptor)
     except BaseException as error:
         refuse(Refused(failure.INTERNAL, f"{type(error).__name__}: {error}"), status_descriptor)
     if status_descriptor is not None:
-        write_all(status_descriptor, describe(jail))
+        try:
+            write_all(status_descriptor, describe(jail))
+        except OSError:
+            posix.write(2, b"sandbox: error: the status could not be written\n")
+            posix.abort()  # the filter is loaded: no exit code of ours is left
         posix.close(status_descriptor)
     program.execute(code, request.argv, settings["sys_path"])
 
@@ -104,9 +108,10 @@ class Request:
 
 def number(values: list[str], option: str) -> int:
     """The one value, which must be a positive number."""
-    if not values or not values[0].isdecimal() or not 0 < int(values[0]) < 2**31:
+    text = values[0] if values else ""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and 0 < int(text) < 2**31):
         raise Refused(failure.USAGE, f"{option} wants a number above 0")
-    return int(values[0])
+    return int(text)
 
 
 def descriptor(values: list[str], option: str) -> int:
@@ -121,8 +126,8 @@ def descriptor(values: list[str], option: str) -> int:
     return candidate
 
 
-def read_image() -> "tuple[dict[str, Any], bytes]":
-    """runtime.json and the whole of policy.bpf."""
+def read_image() -> "tuple[dict[str, Any], dict[str, bytes]]":
+    """runtime.json, and the whole of policy.bpf by privilege level."""
     try:
         text = read_file(SANDBOX + "/runtime.json").decode()
         settings, _ = make_scanner(JsonSettings)(text, 0)  # type: ignore[arg-type]  # any object with these
@@ -131,8 +136,7 @@ def read_image() -> "tuple[dict[str, Any], bytes]":
         raise Refused(failure.IMAGE, f"{error.filename}: {error.strerror}", "build the image again") from None
     except (StopIteration, ValueError):
         raise Refused(failure.IMAGE, "runtime.json is not JSON", "build the image again") from None
-    seccomp.check_whole(policy, settings["policy_instructions"])
-    return settings, policy
+    return settings, seccomp.split(policy, settings["policy_instructions"])
 
 
 def read_all(source: int) -> bytes:

@@ -52,11 +52,11 @@ class Jail:
     def __init__(
         self,
         settings: "dict[str, Any]",
-        policy: bytes,
+        policies: dict[str, bytes],
         uid: int | None = None,
         keep_descriptor: int | None = None,
     ) -> None:
-        """`settings` is runtime.json; `keep_descriptor` stays open until the code starts.
+        """`settings` is runtime.json, `policies` the filter of each level; `keep_descriptor` stays open.
 
         `uid` is for a caller that knows which uids are free (None: one is chosen).
         """
@@ -67,7 +67,7 @@ class Jail:
         self.wanted_namespaces = settings["namespaces"]
         self.env = settings["env"]
         self.env_keep = settings["env_keep"]
-        self.policy = policy
+        self.policies = policies
         self.keep_descriptor = keep_descriptor
         self.uid = _choose_uid(*settings["uid_range"]) if uid is None else uid
         self.level = ""
@@ -163,8 +163,12 @@ class Jail:
         for name in self.wanted_namespaces:
             try:
                 kernel.unshare(NAMESPACE_FLAGS[name])
-            except OSError:
-                continue
+            except OSError as error:
+                raise Refused(
+                    NAMESPACES,
+                    f"a new {name} namespace: {error.strerror}",
+                    "leave it out of jail.namespaces, or take CAP_SYS_ADMIN from the container",
+                ) from None
             self.namespaces.append(name)
 
     def make_scratch(self) -> None:
@@ -236,9 +240,13 @@ class Jail:
         if self.level == "landlock":
             scratch = self.tree + self.scratch if self.scratch else ""
             landlock.restrict(self.landlock_abi, self.tree, scratch, self.network)
+        elif (version := landlock.abi()) >= landlock.ABI_SCOPES:
+            # In user namespaces of one caller, runs have one uid in the kernel's eyes, whatever they see.
+            landlock.scope()
+            self.landlock_abi = version
 
     def filter_syscalls(self) -> None:
-        seccomp.load(self.policy)
+        seccomp.load(self.policies[self.level])
 
 
 STEPS = (

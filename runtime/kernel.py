@@ -7,6 +7,7 @@ from runtime import _syscall
 CAP_SETGID, CAP_SETUID, CAP_SETPCAP, CAP_SYS_CHROOT, CAP_SYS_ADMIN = 6, 7, 8, 18, 21  # linux/capability.h
 CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWUSER, CLONE_NEWNET = 0x04000000, 0x08000000, 0x10000000, 0x40000000
 
+EINVAL = 22  # asm-generic/errno-base.h
 _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h: 64-bit sets, in two halves
 
 PR_SET_DUMPABLE, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 4, 23, 24, 38, 47
@@ -53,8 +54,10 @@ def bounding_set() -> list[int]:
         try:
             if prctl(PR_CAPBSET_READ, capability):
                 held.append(capability)
-        except OSError:
-            break  # EINVAL: past the last one that the kernel knows
+        except OSError as error:
+            if error.errno != EINVAL:
+                raise
+            break  # past the last one that the kernel knows
     return held
 
 

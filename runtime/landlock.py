@@ -12,7 +12,8 @@ EXECUTE = 1 << 0
 ALL_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 """How many LANDLOCK_ACCESS_FS_* rights each ABI knows; later ones know no more (linux/landlock.h)."""
 ALL_NET_RIGHTS = 0b11  # bind and connect of TCP, ABI 4
-ALL_SCOPES = 0b11  # abstract unix sockets and signals, ABI 6
+ALL_SCOPES = 0b11  # abstract unix sockets and signals
+ABI_SCOPES = 6
 O_PATH = 0o10000000
 
 
@@ -32,13 +33,26 @@ def restrict(version: int, tree: str, scratch: str, network: bool) -> None:
     """
     files = (1 << ALL_FILE_RIGHTS[min(version, max(ALL_FILE_RIGHTS))]) - 1
     net = 0 if network or version < 4 else ALL_NET_RIGHTS
-    scopes = ALL_SCOPES if version >= 6 else 0
-    # struct landlock_ruleset_attr grew with the ABI: a longer one than the kernel knows must end in zeros.
-    attributes = bytearray(b"".join(part.to_bytes(8, "little") for part in (files, net, scopes)))
-    ruleset = kernel.call(kernel.SYS_landlock_create_ruleset, attributes, len(attributes), 0)
+    scopes = ALL_SCOPES if version >= ABI_SCOPES else 0
+    ruleset = _create(files, net, scopes)
     _allow(ruleset, tree, READ_FILE | READ_DIR)
     if scratch:
         _allow(ruleset, scratch, files & ~EXECUTE)
+    _enforce(ruleset)
+
+
+def scope() -> None:
+    """No signal leaves the process and what it starts, and no abstract socket outside is reached: ABI 6."""
+    _enforce(_create(0, 0, ALL_SCOPES))
+
+
+def _create(files: int, net: int, scopes: int) -> int:
+    # struct landlock_ruleset_attr grew with the ABI: a longer one than the kernel knows must end in zeros.
+    attributes = bytearray(b"".join(part.to_bytes(8, "little") for part in (files, net, scopes)))
+    return kernel.call(kernel.SYS_landlock_create_ruleset, attributes, len(attributes), 0)
+
+
+def _enforce(ruleset: int) -> None:
     kernel.call(kernel.SYS_landlock_restrict_self, ruleset, 0)
     posix.close(ruleset)
 

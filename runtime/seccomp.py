@@ -9,14 +9,21 @@ INSTRUCTION_BYTES = 8  # struct sock_filter
 MAX_INSTRUCTIONS = 4096  # BPF_MAXINSNS
 
 
-def check_whole(policy: bytes, instructions: int) -> None:
-    """Refuses a policy that is not the one that runtime.json was written with: empty, cut short, too long."""
-    if not 0 < instructions <= MAX_INSTRUCTIONS or len(policy) != instructions * INSTRUCTION_BYTES:
+def split(policy: bytes, instructions: dict[str, int]) -> dict[str, bytes]:
+    """The program of each privilege level, out of the one file that holds them one behind the other.
+
+    Refuses a file that is not the one that runtime.json was written with: empty, cut short, too long.
+    """
+    chroot, landlock = instructions["chroot"], instructions["landlock"]
+    whole = len(policy) == (chroot + landlock) * INSTRUCTION_BYTES
+    if not whole or not 0 < chroot <= MAX_INSTRUCTIONS or not 0 < landlock <= MAX_INSTRUCTIONS:
         raise Refused(
             IMAGE,
-            f"policy.bpf has {len(policy)} bytes where {instructions} instructions of 8 bytes were expected",
+            f"policy.bpf has {len(policy)} bytes, which are not the instructions that runtime.json counts",
             "build the image again",
         )
+    end = chroot * INSTRUCTION_BYTES
+    return {"chroot": policy[:end], "landlock": policy[end:]}
 
 
 def load(policy: bytes) -> None:

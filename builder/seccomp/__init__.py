@@ -6,7 +6,7 @@
 from builder.seccomp.catalog import Group, Rule, default_groups, load_groups
 from builder.seccomp.compile import compile_policy
 from builder.seccomp.describe import describe
-from builder.seccomp.policy import Policy, effective_policy
+from builder.seccomp.policy import Policy, effective_policy, for_landlock
 
 __all__ = [
     "Group",
@@ -16,5 +16,6 @@ __all__ = [
     "default_groups",
     "describe",
     "effective_policy",
+    "for_landlock",
     "load_groups",
 ]

@@ -65,6 +65,8 @@ class Catalog:
     default: tuple[str, ...]
     enosys: tuple[Rule, ...]
     kill: tuple[Rule, ...]
+    landlock: Mapping[str, str]
+    """Calls that the level `landlock` denies besides, each with the reason."""
     refused: Mapping[str, str]
     """Set-up calls that nothing in config.yaml opens, each with the reason."""
 
@@ -105,6 +107,7 @@ def parse_catalog(text: str) -> Catalog:
         default=tuple(raw["default"]),
         enosys=tuple(Rule(name, reason) for name, reason in raw["enosys"].items()),
         kill=tuple(Rule(name, reason) for name, reason in raw["kill"].items()),
+        landlock=raw["landlock"],
         refused=raw["refused"],
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
 from builder.errors import ConfigError
@@ -68,6 +68,16 @@ def effective_policy(groups: Iterable[str], allow: Sequence[str] = (), deny: Seq
         denied=tuple(sorted(set(deny))),
         enosys=tuple(rule for rule in catalog.enosys if rule.name not in allow),
         kill=catalog.kill,
+    )
+
+
+def for_landlock(policy: Policy) -> Policy:
+    """`policy` for a run that only Landlock confines: less the calls that it does not govern."""
+    passed_by = load_catalog().landlock
+    return replace(
+        policy,
+        allow=tuple(one for one in policy.allow if one.rule.name not in passed_by),
+        denied=tuple(sorted({*policy.denied, *passed_by})),
     )
 
 
