@@ -260,7 +260,7 @@ def run(
     path = image or output / host_arch().name / "image.tar"
     if not path.is_file():
         raise UsageError(f"{path}: no such image", "build one with `sandbox-build`, or name one with --image")
-    if script is not None and script.startswith("-") and script != "-":
+    if code is None and script is not None and script.startswith("-") and script != "-":
         raise UsageError(f"no such option: {script}", f"`sandbox-build run --help`; a script: ./{script}")
     root = jailrun.unpack(path, _cache())
     if code is not None:

@@ -285,10 +285,11 @@ def test_closed_stream(closed: str, run: RunOf) -> None:
 
 
 def test_status(run: RunOf) -> None:
-    """--status adds one line of JSON to stderr: what was in force."""
+    """--status adds a line of JSON to stderr: what was in force, and that we did not end the run."""
     done = run("--status", "-c", "import os, sys; print(os.getuid()); sys.exit(3)")
     status = json.loads(done.stderr)
-    assert set(status) == {"level", "uid", "landlock_abi", "namespaces", "scratch"}
+    assert set(status) == {"level", "uid", "landlock_abi", "namespaces", "scratch", "stopped"}
+    assert status["stopped"] is None
     assert (done.exit_code, done.stdout) == (3, f"{status['uid']}\n")
 
 
@@ -300,8 +301,9 @@ def test_status(run: RunOf) -> None:
             r"error: /none/image\.tar: no such image\nhint: build one .*\n",
         ),
         (["--output", "/none", "-c", "1"], r"error: /none/\w+/image\.tar: no such image\nhint: .*\n"),
-        (["/none/script.py"], r"error: /none/script\.py: No such file or directory\n"),
-        (["/"], r"error: /: Is a directory\n"),
+        (["/none/script.py"], r"error: /none/script\.py: No such file or directory\nhint: .*\n"),
+        (["/"], r"error: /: Is a directory\nhint: .*\n"),
+        (["--statsu"], r"error: no such option: --statsu\nhint: .*\n"),
         (["--timeout", "0", "-c", "1"], r"(?s).*--timeout.*0"),
         (["-c"], r"(?s).*'-c' requires an argument"),
     ],

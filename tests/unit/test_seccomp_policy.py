@@ -10,14 +10,14 @@ import pytest
 import yaml
 
 from builder.errors import ConfigError
-from builder.seccomp import default_groups, effective_policy, load_groups
+from builder.seccomp import default_groups, effective_policy, for_landlock, load_groups
 from builder.seccomp.catalog import load_catalog, parse_catalog
 from builder.seccomp.syscalls import known_names
 
 TEXT = (files("images") / "python" / "seccomp.yaml").read_text()
 EVERY_GROUP = tuple(load_groups())
 MINIMAL = (
-    "{constants: {}, default: [], enosys: {}, kill: {}, refused: {},"
+    "{constants: {}, default: [], enosys: {}, kill: {}, landlock: {}, refused: {},"
     " groups: {g: {risk: r, calls: {x: {reason: r, args: [a, b], when: %s}}}}}"
 )
 
@@ -203,3 +203,10 @@ def test_a_machine_without_libseccomp_gets_the_apt_line() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (ran.stdout, ran.stderr) == ("3 apt-get install --no-install-recommends libseccomp2\n", "")
+
+
+def test_under_landlock_what_it_passes_by_is_denied() -> None:
+    """The policy of that level has no call that changes a file by its path and escapes Landlock's rules."""
+    policy = effective_policy(default_groups())
+    taken = set(policy.allowed()) - set(for_landlock(policy).allowed())
+    assert taken == {"chmod", "fchmodat", "utime", "utimes", "futimesat", "utimensat", "truncate"}

@@ -1,0 +1,87 @@
+"""`sandbox-build run`: ways past its limits and its word, each of which is closed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from builder.arch import host_arch
+from tests.conftest import result_of, sandbox_build
+
+RUN = (sys.executable, "-m", "builder", "run", "--image")
+
+
+@pytest.fixture(scope="module")
+def forking(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image whose code may fork."""
+    folder = tmp_path_factory.mktemp("forking")
+    (folder / "config.yaml").write_text("syscalls: {groups: [processes]}\n")
+    built = sandbox_build("--driver=oci", "--config", str(folder / "config.yaml"), "--output", str(folder))
+    assert built.exit_code == 0, built.stderr
+    return folder / host_arch().name / "image.tar"
+
+
+@pytest.mark.parametrize("prefix", [(), ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")])
+def test_a_fork_does_not_outlive_the_run(prefix: tuple[str, ...], forking: Path) -> None:
+    """A child that lets go of the output ends with its parent, with a PID namespace and without one."""
+    marker = f"child-of-{os.getpid()}-{len(prefix)}"
+    code = (
+        "import os, time\n"
+        f"if os.fork() == 0:\n    [os.close(n) for n in (0, 1, 2)]\n    time.sleep(60)\n# {marker}"
+    )
+    ended = result_of([*prefix, *RUN, str(forking), "-c", code], None, 30)
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    time.sleep(0.2)
+    alive = [path for path in Path("/proc").glob("[0-9]*/cmdline") if marker.encode() in _read(path)]
+    assert alive == []
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_terminal_is_for_reading_alone(image: Path) -> None:
+    """What the code writes to its stdin does not reach the terminal; outside, the same write does."""
+    code = "import os\ntry: print(os.isatty(0), os.write(0, b'spoof'))\nexcept OSError as e: print(e.errno)"
+    outside, inside = (_on_terminal(command) for command in ([sys.executable], [*RUN, str(image)]))
+    assert outside(code) == ("True 5\n", b"spoof")
+    assert inside(code) == ("9\n", b"")
+
+
+def _on_terminal(command: list[str]):  # type: ignore[no-untyped-def]  # a closure for two lines above
+    def run(code: str) -> tuple[str, bytes]:
+        ours, theirs = pty.openpty()
+        os.set_blocking(ours, False)
+        done = subprocess.run(
+            [*command, "-c", code], stdin=theirs, capture_output=True, text=True, timeout=30, check=True
+        )
+        try:
+            shown = os.read(ours, 100)
+        except BlockingIOError:
+            shown = b""
+        os.close(ours)
+        os.close(theirs)
+        return done.stdout, shown
+
+    return run
+
+
+def test_a_stop_cannot_be_forged(image: Path) -> None:
+    """Code that ends and prints as a run that was stopped is told apart by --status."""
+    forged = "import sys; sys.stderr.write('sandbox: error: timeout'); sys.exit(124)"
+    real = "import time; time.sleep(60)"
+    ends = []
+    for code in (forged, real):
+        ended = result_of([*RUN, str(image), "--timeout", "1", "--status", "-c", code], None, 30)
+        ends.append((ended.exit_code, json.loads(ended.stderr.splitlines()[-1])["stopped"]))
+    assert ends == [(124, None), (124, "timeout")]
