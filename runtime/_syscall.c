@@ -1,7 +1,8 @@
 /* The one thing that CPython's standard library cannot do: a raw system call.
  *
  * Everything that is decided is decided in Python (jail.py, seccomp.py, landlock.py); this file only carries
- * numbers to the kernel and back. `ctypes` would do the same for 4 ms of every cold start.
+ * numbers to the kernel and back, and overwrites the environment's strings. `ctypes` would do the same for 4 ms
+ * of every cold start.
  *
  * No headers but the kernel's own numbers, so that one cross-compiler builds the same bytes for both
  * architectures anywhere. The declarations below are CPython's Stable ABI
@@ -45,6 +46,8 @@ extern PyObject *PyLong_FromLong(long);
 extern unsigned long PyLong_AsUnsignedLongMask(PyObject *);
 extern PyObject *PyErr_Occurred(void);
 extern char *PyByteArray_AsString(PyObject *);
+extern char *PyBytes_AsString(PyObject *);
+extern Py_ssize_t PyBytes_Size(PyObject *);
 extern int PyObject_IsInstance(PyObject *, PyObject *);
 extern PyObject PyByteArray_Type;
 extern void PyErr_SetString(PyObject *, const char *);
@@ -129,6 +132,19 @@ static PyObject *wipe_environment(PyObject *module, PyObject *nothing)
     return PyLong_FromLong(count);
 }
 
+static PyObject *wipe(PyObject *module, PyObject *bytes)
+{
+    volatile char *text = PyBytes_AsString(bytes);
+    Py_ssize_t size = text ? PyBytes_Size(bytes) : -1;
+
+    (void)module;
+    if (size < 0)
+        return 0;
+    for (Py_ssize_t i = 0; size > 1 && i < size; i++) /* one of a single byte is shared by all who use it */
+        text[i] = 0;
+    return PyLong_FromLong(size);
+}
+
 static PyMethodDef methods[] = {
     {"call", call, METH_VARARGS,
      "call(number, *arguments) -> the kernel's own answer: negative is -errno.\n\n"
@@ -136,6 +152,8 @@ static PyMethodDef methods[] = {
     {"address", address, METH_O,
      "address(bytearray) -> where its bytes are, for structures that hold pointers.\n\n"
      "Valid while the bytearray lives and keeps its size."},
+    {"wipe", wipe, METH_O,
+     "wipe(bytes) -> overwrites it in place: nobody may use it any more. Returns its size."},
     {"wipe_environment", wipe_environment, METH_NOARGS,
      "Overwrites the environment's strings in memory and empties it; returns how many there were."},
     {0, 0, 0, 0},

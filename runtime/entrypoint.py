@@ -130,7 +130,9 @@ def read_image() -> "tuple[dict[str, Any], dict[str, bytes]]":
     """runtime.json, and the whole of policy.bpf by privilege level."""
     try:
         text = read_file(SANDBOX + "/runtime.json").decode()
-        settings, _ = make_scanner(JsonSettings)(text, 0)  # type: ignore[arg-type]  # any object with these
+        settings, end = make_scanner(JsonSettings)(text, 0)  # type: ignore[arg-type]  # any object with these
+        if text[end:].strip():
+            raise ValueError
         policy = read_file(SANDBOX + "/policy.bpf")
     except OSError as error:
         raise Refused(failure.IMAGE, f"{error.filename}: {error.strerror}", "build the image again") from None

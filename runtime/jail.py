@@ -185,7 +185,8 @@ class Jail:
             ) from None
         if posix.geteuid() != self.uid:
             posix.chown(self.tree + name, self.uid, self.uid)
-        self.scratch = name
+        # As the code will see it: at level landlock the tree keeps its own name.
+        self.scratch = name if self.level == "chroot" else self.tree + name
 
     def change_root(self) -> None:
         if self.level == "chroot":
@@ -220,13 +221,17 @@ class Jail:
 
     def replace_environment(self) -> None:
         environment = {
-            name: posix.environ[name] for name in map(str.encode, self.env_keep) if name in posix.environ
+            name: bytes(bytearray(posix.environ[name]))
+            for name in map(str.encode, self.env_keep)
+            if name in posix.environ
         }
         environment.update((name.encode(), value.encode()) for name, value in self.env.items())
         if self.scratch:
             environment.update((name, self.scratch.encode()) for name in (b"HOME", b"TMPDIR"))
         # The container's own may hold secrets, and machine code reads them where they lie.
         kernel.wipe_environment()
+        for value in posix.environ.values():
+            kernel.wipe(value)
         posix.environ.clear()
         for name, value in environment.items():
             posix.putenv(name, value)
@@ -238,8 +243,7 @@ class Jail:
 
     def confine_files(self) -> None:
         if self.level == "landlock":
-            scratch = self.tree + self.scratch if self.scratch else ""
-            landlock.restrict(self.landlock_abi, self.tree, scratch, self.network)
+            landlock.restrict(self.landlock_abi, self.tree, self.scratch, self.network)
         elif (version := landlock.abi()) >= landlock.ABI_SCOPES:
             # In user namespaces of one caller, runs have one uid in the kernel's eyes, whatever they see.
             landlock.scope()

@@ -14,6 +14,7 @@ PR_SET_DUMPABLE, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_A
 PR_CAP_AMBIENT_CLEAR_ALL = 4  # linux/prctl.h
 
 address = _syscall.address
+wipe = _syscall.wipe
 wipe_environment = _syscall.wipe_environment
 SYS_landlock_add_rule = _syscall.SYS_landlock_add_rule
 SYS_landlock_create_ruleset = _syscall.SYS_landlock_create_ruleset

@@ -24,18 +24,20 @@ class Attack:
     """A few lines of Python, and what becomes of them.
 
     An outcome is "OK"; the text of `found`, where the lines set it; the name of an errno; the name of another
-    exception; or the name of the signal that ends the whole run. The lines have `call("name", *arguments)`, the raw system call.
+    exception; or the name of the signal that ends the whole run. What the lines have besides the builtins is
+    in PROGRAM: `call("name", *arguments)` is the raw system call.
     """
 
     lines: str
     outside: str
     inside: str
     """In every jail that has no answer of its own below."""
+    bare: str = ""
     docker: str = ""
     restricted: str = ""
 
     def __post_init__(self) -> None:
-        if self.outside in (self.inside, self.docker, self.restricted):
+        if self.outside in (self.inside, self.bare, self.docker, self.restricted):
             raise ValueError(f"the control proves nothing: {self.outside} outside and inside")
 
 
@@ -94,7 +96,7 @@ def judge(attacks: Mapping[str, Attack], outside: Place, jail: Place, where: str
 
 
 def judge_control(attacks: Mapping[str, Attack], outside: Place) -> None:
-    """Every attack ends in `outside` as it says, or for want of what this machine's kernel was built without."""
+    """Every attack ends in `outside` as it says, or for want of a part that this kernel was built without."""
     ended = outcomes(outside, {name: attack.lines for name, attack in attacks.items()})
     # As good a control as the other, where the jail's answer is not the same.
     absent = {name for name, answer in ended.items() if answer in ABSENT and answer != attacks[name].inside}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -13,17 +14,26 @@ from typing import Any
 
 import pytest
 
+from builder.arch import host_arch
+from builder.seccomp.syscalls import number
 from builder.tree.spec import TREE_PATH
 from tests.conftest import RESTRICTED, Bare, Container, Outside, Place, Result, interpreter, result_of
 
 pytest.register_assert_rewrite("tests.escape.attacks")
 
-# $0 is the root, the rest the command.
+LIBC = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWNS, MS_RDONLY, MS_BIND, MS_REC, MS_PRIVATE, MNT_DETACH = 0x20000, 1, 0x1000, 0x4000, 0x40000, 2
+
+# $0 is the root, the rest the command. Not chroot: in one, the kernel itself denies user namespaces.
 _MOUNT = """
 set -e
-mount -t proc proc "$0/proc"
-mount -t tmpfs tmpfs "$0/tmp"
-exec chroot "$0" "$@"
+mount --bind "$0" "$0"
+cd "$0"
+mount -t proc proc proc
+mount -t tmpfs tmpfs tmp
+pivot_root . run
+cd /
+exec "$@"
 """
 
 
@@ -45,9 +55,11 @@ class Entrypoint:
 
     root: Path
     """A copy of one test's own: what is replaced in it is replaced for that test alone."""
-    before_chroot: Callable[[], object] = lambda: None
+    python: str
+    before_pivot: Callable[[], object] = lambda: None
+    """Done by the new process in a mount namespace of its own, where paths are still the machine's."""
     before_exec: Callable[[], object] = lambda: None
-    """Both are done by the new process, as root, before it executes the interpreter."""
+    """Done by the new process in its root, as the last thing before it executes the interpreter."""
     script: str = "/sandbox/entrypoint.pyc"
     pass_fds: tuple[int, ...] = ()
 
@@ -69,16 +81,17 @@ class Entrypoint:
         if content is not None:
             (self.root / path).write_bytes(content)
 
+    def command(self, *arguments: str) -> list[str]:
+        """As the image has it; to be executed after `enter`."""
+        return [self.python, "-I", "-S", "-B", self.script, *arguments]
+
     def start(self, *arguments: str, **options: Any) -> Result:
         """Runs the entrypoint with `arguments`; `options` are subprocess.run's."""
-        standard: dict[str, Any] = {} if "input" in options else {"stdin": subprocess.DEVNULL}
-        standard |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        standard: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": 60}
+        if "input" not in options:
+            standard["stdin"] = subprocess.DEVNULL
         done = subprocess.run(
-            [*interpreter(self.root), "-I", "-S", "-B", self.script, *arguments],
-            preexec_fn=self._enter,
-            pass_fds=self.pass_fds,
-            check=False,
-            **{"timeout": 60} | standard | options,
+            self.command(*arguments), preexec_fn=self.enter, pass_fds=self.pass_fds, **standard | options
         )
         code = done.returncode if done.returncode >= 0 else 128 - done.returncode
         return Result(code, (done.stdout or b"").decode(), (done.stderr or b"").decode())
@@ -87,11 +100,23 @@ class Entrypoint:
         options: dict[str, Any] = {"timeout": timeout_s} | ({"input": stdin.encode()} if stdin else {})
         return self.start("-c", code, **options)
 
-    def _enter(self) -> None:
-        self.before_chroot()
-        os.chroot(self.root)
+    def enter(self) -> None:
+        """What the new process does first: it makes `root` its root as an engine does."""
+        root = os.fsencode(self.root)
+        _check(LIBC.unshare(CLONE_NEWNS))
+        _check(LIBC.mount(None, b"/", None, MS_REC | MS_PRIVATE, None))
+        self.before_pivot()
+        _check(LIBC.mount(root, root, None, MS_BIND | MS_REC, None))
+        os.chdir(root)
+        _check(LIBC.syscall(number("pivot_root", host_arch()), b".", b"run"))
+        _check(LIBC.umount2(b"/run", MNT_DETACH))
         os.chdir("/")
         self.before_exec()
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 SCRATCH = f"--tmpfs={TREE_PATH}/tmp:size=64m,nr_inodes=4096"
@@ -101,7 +126,8 @@ SCRATCH = f"--tmpfs={TREE_PATH}/tmp:size=64m,nr_inodes=4096"
 @pytest.fixture
 def where(request: pytest.FixtureRequest) -> str:
     """The name of the place that `jail`, or `jail_with_scratch`, is."""
-    return str(next(iter(request.node.callspec.params.values())))
+    parameters = request.node.callspec.params
+    return str(parameters.get("jail") or parameters["jail_with_scratch"])
 
 
 @pytest.fixture(scope="session", params=["bare", "docker", "restricted"])
@@ -110,7 +136,9 @@ def jail_with_scratch(request: pytest.FixtureRequest) -> Place:
     if request.param == "bare":
         return Bare(request.getfixturevalue("image"))
     name = request.getfixturevalue("loaded_image")
-    return Container(name, (*RESTRICTED, f"{SCRATCH},uid=1000") if request.param == "restricted" else (SCRATCH,))
+    return Container(
+        name, (*RESTRICTED, f"{SCRATCH},uid=1000") if request.param == "restricted" else (SCRATCH,)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -119,12 +147,13 @@ def mounted(root: Path) -> Place:
     return Mounted(root)
 
 
-@pytest.fixture(scope="session")
-def writable(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
+@pytest.fixture
+def writable(root: Path, tmp_path: Path) -> Iterator[Place]:
     """Outside, in a copy of the root that an attack may spoil."""
-    copy = tmp_path_factory.mktemp("writable") / "root"
+    copy = tmp_path / "writable"
     subprocess.run(["cp", "-a", str(root), str(copy)], check=True)
-    return Outside(copy)
+    yield Outside(copy)
+    shutil.rmtree(copy)
 
 
 @pytest.fixture
@@ -132,5 +161,5 @@ def entrypoint(root: Path, tmp_path: Path) -> Iterator[Entrypoint]:
     """The runtime as root on this machine, in a root whose files a test may replace but not write to."""
     copy = tmp_path / "root"
     subprocess.run(["cp", "-al", str(root), str(copy)], check=True)
-    yield Entrypoint(copy)
+    yield Entrypoint(copy, interpreter(copy)[0])
     shutil.rmtree(copy)

@@ -22,7 +22,7 @@ KILLED = {
 
 
 def test_the_kernel_would_answer(outside: Place) -> None:
-    """The control: root's calls are refused for their arguments alone, or for lack of the part of the kernel."""
+    """The control: root's calls are refused for their arguments alone."""
     judge_control(KILLED, outside)
 
 
@@ -56,7 +56,9 @@ ATTACKS = {
     "msgget": Attack(f'call("msgget", {NOBODY}, 0)', "ENOENT", "EPERM"),
     "semget": Attack(f'call("semget", {NOBODY}, 1, 0)', "ENOENT", "EPERM"),
     "mq_open": Attack('call("mq_open", 0, 0, 0, 0)', "EFAULT", "EPERM"),
-    "syslog": Attack('found = call("syslog", 10, 0, 0) > 0', "True", "EPERM"),  # how large the kernel's log is
+    "syslog": Attack(
+        'found = call("syslog", 10, 0, 0) > 0', "True", "EPERM"
+    ),  # how large the kernel's log is
     "reboot": Attack('call("reboot", 0, 0, 0, 0)', "EINVAL", "EPERM"),
     "sethostname": Attack('call("sethostname", 0, -1)', "EINVAL", "EPERM"),
     "clock_settime": Attack('call("clock_settime", -1, 0)', "EFAULT", "EPERM"),
@@ -72,5 +74,5 @@ ATTACKS = {
 
 
 def test_the_rest_is_denied(outside: Place, jail: Place, where: str) -> None:
-    """EPERM, and ENOSYS for io_uring, whose callers then do without; the kernel itself would have answered."""
+    """EPERM, and ENOSYS for io_uring, whose callers then do without; the kernel itself would answer."""
     judge(ATTACKS, outside, jail, where)

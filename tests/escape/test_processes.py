@@ -90,9 +90,9 @@ NEIGHBOUR = {
 
 
 def test_a_run_cannot_signal_the_run_beside_it(shared_container: str, mounted: Place) -> None:
-    """Two runs in one container: the signals that pass the filter are EPERM, by user (chroot) or by Landlock's scope.
+    """Two runs in one container: signals that pass the filter are EPERM by user (chroot) or by Landlock.
 
-    The control signals its own process 1, which has the default action, and that init is spared.
+    The control asks after a process 1 of its own user.
     """
     assert outcomes(mounted, {"is it alive": NEIGHBOUR["is it alive"]}) == {"is it alive": "OK"}
     second = ["docker", "exec", shared_container, *entrypoint_of(shared_container), "-c", program(NEIGHBOUR)]
@@ -100,5 +100,7 @@ def test_a_run_cannot_signal_the_run_beside_it(shared_container: str, mounted: P
 
 
 def entrypoint_of(container: str) -> list[str]:
-    found = result_of(["docker", "inspect", "--format", "{{join .Config.Entrypoint \"\\n\"}}", container], None, 30)
+    found = result_of(
+        ["docker", "inspect", "--format", '{{join .Config.Entrypoint "\\n"}}', container], None, 30
+    )
     return found.stdout.split()

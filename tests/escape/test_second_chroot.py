@@ -7,7 +7,7 @@ from tests.escape.attacks import Attack, judge
 
 
 def test_a_second_chroot_does_not_lead_out(outside: Place, jail: Place, where: str, tmp_path: Path) -> None:
-    """Chroot to a folder below and climb: it gives the host's files to root, and EPERM at its first step here."""
+    """Chroot to a folder below, and climb: root reads the host's files, the run gets EPERM at once."""
     secret = tmp_path / "secret"
     secret.write_text("of the host")
     climb = f"""
@@ -26,6 +26,8 @@ def test_no_call_changes_the_root(mounted: Place, jail: Place, where: str) -> No
         "chroot": Attack('os.chroot(".")', "OK", "EPERM"),
         "chroot of a path that is not mapped": Attack('call("chroot", 1)', "EFAULT", "EPERM"),
         "by way of unshare": Attack('call("unshare", 0x200)', "OK", "EPERM"),  # CLONE_FS
-        "by way of setns": Attack('call("setns", os.open("/", 0), 0)', "EINVAL", "EPERM", restricted="EACCES"),
+        "by way of setns": Attack(
+            'call("setns", os.open("/", 0), 0)', "EINVAL", "EPERM", restricted="EACCES"
+        ),
     }
     judge(attacks, mounted, jail, where)

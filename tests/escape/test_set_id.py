@@ -1,7 +1,11 @@
 """Getting back the user, the groups and the capabilities that the lock-down gave up."""
 
+import os
+from dataclasses import replace
+
 from tests.conftest import Place
 from tests.escape.attacks import Attack, judge, outcomes
+from tests.escape.conftest import Entrypoint
 
 CAPSET = """
 header = (ctypes.c_uint32 * 2)(0x20080522, 0)
@@ -60,9 +64,13 @@ def test_nothing_of_root_is_left(outside: Place, jail: Place, where: str) -> Non
     judge(attacks, outside, jail, where)
 
 
-def test_no_group_is_left(jail: Place) -> None:
-    """No supplementary group, as which the container's root could read files of its other groups."""
-    assert outcomes(jail, {"groups": "found = os.getgroups()"}) == {"groups": "[]"}
+def test_no_group_is_left(entrypoint: Entrypoint) -> None:
+    """Root's supplementary groups are gone. (An ordinary user cannot give up any: setgroups(2).)"""
+    groups = replace(entrypoint, before_exec=lambda: os.setgroups([4, 27]))
+    control = replace(groups, script="/print-groups.py")
+    control.replace("print-groups.py", b"import posix; print(posix.getgroups())")
+    assert control.start().stdout == "[4, 27]\n"
+    assert outcomes(groups, {"groups": "found = os.getgroups()"}) == {"groups": "[]"}
 
 
 def test_no_set_id_file_is_in_the_tree(jail: Place) -> None:
