@@ -1,5 +1,5 @@
 """`python -m builder` is `sandbox-build`."""
 
-from builder.cli import main
+from builder.main import main
 
 main()

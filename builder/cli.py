@@ -1,4 +1,4 @@
-"""The commands: parse, print, exit codes; no logic.
+"""The commands: parse and print; no logic.
 
 stdout carries the result alone (an image's name, a Dockerfile, JSON); everything else goes to stderr.
 """
@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import click
 import yaml
@@ -21,11 +19,8 @@ import yaml
 from builder import __version__
 from builder.arch import ARCHES, Arch, host_arch, parse_arch
 from builder.config import Config, effective, load_config, schema
-from builder.errors import BuildError, ConfigError, SandboxError, UsageError
+from builder.errors import UsageError
 from builder.progress import Progress
-
-INTERRUPTED = 130
-"""128 + SIGINT, as a shell has it."""
 
 
 class DefaultVerb(click.Group):
@@ -332,65 +327,3 @@ def _open(path: Path) -> BinaryIO:
     except OSError as error:
         hint = "name a script, or give the code with -c or on stdin"
         raise UsageError(f"{path}: {error.strerror}", hint) from None
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line; every failure becomes lines on stderr and the exit code that belongs to it."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    _open_standard_streams()
-    # A service manager's SIGTERM cleans up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        code = _guarded(lambda: commands.main(arguments, "sandbox-build", standalone_mode=False))
-    except Exception as error:
-        if {"-v", "--verbose"} & set(arguments):
-            traceback.print_exc()
-        _complain(f"{type(error).__name__}: {error}", "this is a bug in sandbox-build: --verbose shows where")
-        code = 1
-    sys.exit(code)
-
-
-def _open_standard_streams() -> None:
-    """A stream that we were started without becomes /dev/null, not the next file that is opened."""
-    for number in (0, 1, 2):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
-
-
-def _guarded(call: Callable[[], Any]) -> int:
-    try:
-        result = call()
-    except ConfigError as error:
-        for message, hint in error.problems:
-            _complain(message, hint)
-        return error.exit_code
-    except SandboxError as error:
-        _complain(error.message, error.hint)
-        return error.exit_code
-    except click.UsageError as error:
-        asked = f"{error.ctx.command_path} --help" if error.ctx else "sandbox-build --help"
-        _complain(error.format_message(), f"`{asked}` says what there is")
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted; no half-made image was left behind", None)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our stdout has gone; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        failure = BuildError(f"{where}{error.strerror or error}")
-        _complain(failure.message, failure.hint)
-        return failure.exit_code
-    return result if isinstance(result, int) else 0
-
-
-def _complain(message: str, hint: str | None) -> None:
-    click.echo(f"error: {message}", err=True)
-    if hint:
-        click.echo(f"hint: {hint}", err=True)
