@@ -68,9 +68,8 @@ def _guarded(call: Callable[[], Any]) -> int:
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        failure = BuildError(f"{where}{error.strerror or error}")
-        _complain(failure.message, failure.hint)
-        return failure.exit_code
+        _complain(f"{where}{error.strerror or error}", None)
+        return BuildError.exit_code
     return result if isinstance(result, int) else 0
 
 
