@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -83,8 +84,14 @@ class Container:
 
     def run(self, code: str, *, stdin: str | None = None, timeout_s: float = 60) -> Result:
         interactive = ["--interactive"] if stdin is not None else []
-        docker = ["docker", "run", "--rm", "--network=none", *interactive, *self.options]
-        return result_of([*docker, self.image, "-c", code], stdin, timeout_s)
+        name = f"sandbox-tests-{secrets.token_hex(8)}"
+        docker = ["docker", "run", "--rm", f"--name={name}", "--network=none", *interactive, *self.options]
+        try:
+            return result_of([*docker, self.image, "-c", code], stdin, timeout_s)
+        except subprocess.TimeoutExpired:
+            # The client has been killed, the container has not.
+            result_of(["docker", "kill", name], None, 60)
+            raise
 
 
 RESTRICTED = ("--user=1000:1000", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--read-only")

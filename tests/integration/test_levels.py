@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from builder import cli
+from builder.main import main
 from builder.arch import host_arch
 from builder.tree.spec import TREE_PATH
 from tests.conftest import RESTRICTED, Result, interpreter, result_of, sandbox_build
@@ -83,7 +83,7 @@ def as_ordinary_user(folder: Path, *arguments: str) -> Result:
                 os.setresuid(*[ORDINARY_UID] * 3)
                 os.environ.update(HOME=str(folder), XDG_CACHE_HOME=str(folder / "cache"))
                 os.chdir(folder)
-                cli.main(list(arguments))
+                main(list(arguments))
             except SystemExit as stop:
                 sys.stdout.flush()
                 sys.stderr.flush()
