@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from builder.main import main
 from builder.arch import host_arch
+from builder.main import main
 from builder.tree.spec import TREE_PATH
 from tests.conftest import RESTRICTED, Result, interpreter, result_of, sandbox_build
 
