@@ -247,6 +247,8 @@ def run(
       sandbox-build run script.py ARG...     (stdin is the script's own)
       sandbox-build run -c 'print(1)'
 
+    An image is unpacked once below ~/.cache/sandbox-build, which may be deleted at any time.
+
     Ends with the code's exit code; 124 after a time-out, 125 after too much output, 208 to 223 where the
     lock-down was refused (docs/exit-codes.md).
     """
