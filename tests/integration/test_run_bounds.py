@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -85,3 +86,18 @@ def test_a_stop_cannot_be_forged(image: Path) -> None:
         ended = result_of([*RUN, str(image), "--timeout", "1", "--status", "-c", code], None, 30)
         ends.append((ended.exit_code, json.loads(ended.stderr.splitlines()[-1])["stopped"]))
     assert ends == [(124, None), (124, "timeout")]
+
+
+def test_sigterm_ends_a_run_that_a_script_started_in_the_background(image: Path) -> None:
+    """A shell starts `command &` with SIGINT ignored: SIGTERM must not be ignored with it."""
+    code = "import time; print('ready', flush=True); time.sleep(60)"
+    with subprocess.Popen(
+        [*RUN, str(image), "--timeout", "60", "-c", code],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    ) as started:
+        assert started.stdout is not None
+        assert started.stdout.readline() == "ready\n"
+        started.terminate()
+        assert started.wait(timeout=20) == 130

@@ -7,8 +7,10 @@ is the change of the policy.
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from builder.arch import ARCHES, Arch
+from builder.cli import commands
 from builder.seccomp import default_groups, describe, effective_policy
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -42,3 +44,12 @@ def test_a_call_that_the_architecture_lacks_is_not_told() -> None:
     policy = effective_policy(["core"])
     assert "  open  " in describe(policy, ARCHES["amd64"])
     assert "  open  " not in describe(policy, ARCHES["arm64"])
+
+
+@both_arches
+def test_the_command_line_shows_it(arch: Arch, tmp_path: Path) -> None:
+    """`sandbox-build show-config --policy` prints the text for the config, and nothing else, on stdout."""
+    config = tmp_path / "config.yaml"
+    config.touch()
+    arguments = ["show-config", "--config", str(config), "--policy", "--arch", arch.name]
+    assert CliRunner().invoke(commands, arguments).stdout == golden(arch).read_text()
