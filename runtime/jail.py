@@ -181,7 +181,7 @@ class Jail:
             posix.mkdir(self.tree + name, 0o700)
         except PermissionError:
             raise Refused(
-                SCRATCH, "this user may not write the jail's /tmp", "mount it there with mode=1777"
+                SCRATCH, "this user may not write the jail's /tmp", f"mount it there with uid={self.uid}"
             ) from None
         if posix.geteuid() != self.uid:
             posix.chown(self.tree + name, self.uid, self.uid)
