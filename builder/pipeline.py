@@ -99,7 +99,6 @@ def _build_one(plan: BuildPlan, driver: Driver, options: Options, progress: Prog
         plan.base, mirror=plan.base_mirror, cache=options.cache, refresh=options.no_cache, progress=progress
     )
     target = base.rootfs(plan.arch)
-    own = base.build_rootfs()
     if target is not None and target.cached_age_s:
         progress.note(f"{plan.spec.base} for {plan.arch.name} from {target.cached_age_s / 3600:.1f} h ago")
 
@@ -111,6 +110,7 @@ def _build_one(plan: BuildPlan, driver: Driver, options: Options, progress: Prog
         driver.publish(built.archive)
         return replace(built, digest=known, unchanged=True)
 
+    own = base.build_rootfs()
     for leftover in options.output.glob(f".{plan.arch.name}-*"):  # of a build that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=options.output, prefix=f".{plan.arch.name}-") as temporary:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from builder.arch import host_arch
+from builder.tree.contents import Contents, tree_contents
 from builder.tree.root import Root
 from builder.tree.spec import Rule, TreeSpec
 
@@ -112,3 +113,14 @@ def spec(**changes: object) -> TreeSpec:
         epoch=1_700_000_000,
     )
     return replace(plain, **changes)  # type: ignore[arg-type]  # the names are TreeSpec's own
+
+
+def contents(root: FakeRoot, **changes: object) -> Contents:
+    """What the tree of the usual spec, with `changes`, holds of the base `root`."""
+    return tree_contents(spec(**changes), root, lambda _: None)
+
+
+def only_warning(found: Contents) -> str:
+    """The one warning that there is."""
+    (warning,) = found.warnings
+    return warning

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import CodeType
 
 from builder.tree.assemble import Report, assemble
 from builder.tree.spec import TREE_PATH, TreeSpec
@@ -80,3 +82,10 @@ def run_bundle(shop: Workshop, *through: str, **changes: Path) -> subprocess.Com
     options = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
     command = [*through, sys.executable, "-I", "-S", "-B", str(shop.folder / "assembler"), *options]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+
+
+def load(pyc: Path) -> CodeType:
+    """The code in a .pyc file, behind the 16 bytes of its header."""
+    code = marshal.loads(pyc.read_bytes()[16:])
+    assert isinstance(code, CodeType)
+    return code

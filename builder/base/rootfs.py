@@ -11,10 +11,7 @@ from builder.arch import Arch
 from builder.tree.interpreter import find_interpreter
 from builder.tree.libraries import default_folders
 from builder.tree.root import Root
-from builder.tree.spec import TreeSpec
-
-_FLAGS = ("-I", "-S", "-B")
-"""Isolated, without site, and no bytecode of the assembler itself left behind."""
+from builder.tree.spec import ISOLATED, TreeSpec
 
 
 class Rootfs(Protocol):
@@ -70,7 +67,7 @@ def assembler_command(directory: Path, spec: TreeSpec, arch: Arch) -> tuple[str,
     root = Root(directory)
     interpreter = find_interpreter(root, spec.python_path, arch, spec.base)
     if directory == Path("/"):
-        return (interpreter.path, *_FLAGS)
+        return (interpreter.path, *ISOLATED)
     libraries = [root.real(folder) for folder in default_folders(arch)]
     python = str(root.host(root.resolve(spec.python_path).path))
     return (
@@ -79,5 +76,5 @@ def assembler_command(directory: Path, spec: TreeSpec, arch: Arch) -> tuple[str,
         *("--argv0", python),
         *("--library-path", ":".join(str(root.host(real)) for real in dict.fromkeys(libraries) if real)),
         python,
-        *_FLAGS,
+        *ISOLATED,
     )

@@ -10,6 +10,9 @@ from typing import Any
 TREE_PATH = "/var/sandbox/sandbox-python"
 """Where the jail tree lies in the image (dify-sandbox's own path)."""
 
+ISOLATED = ("-I", "-S", "-B")
+"""How the base's interpreter is started: no environment, no site, no start-up file, no bytecode written."""
+
 SANDBOX_PATH = "/sandbox"
 """Where the runtime lies in the image: outside the tree, so that code in the jail cannot see it."""
 

@@ -6,7 +6,6 @@ import argparse
 import asyncio.base_events
 import dataclasses
 import json
-import marshal
 import os
 import shutil
 import stat
@@ -14,7 +13,6 @@ import subprocess
 import sys
 import typing
 from pathlib import Path
-from types import CodeType
 
 import pytest
 
@@ -23,7 +21,7 @@ from builder.tree.assemble import Report
 from builder.tree.bundle import write_bundle
 from builder.tree.spec import TREE_PATH
 from tests.fakeroot import ARCH, LIBRARIES, PYTHON, STDLIB, VERSION, spec
-from tests.workshop import Workshop, entries, run_bundle, shape
+from tests.workshop import Workshop, entries, load, run_bundle, shape
 
 EPOCH = spec().epoch
 
@@ -31,12 +29,6 @@ EPOCH = spec().epoch
 @pytest.fixture
 def shop(tmp_path: Path) -> Workshop:
     return Workshop(tmp_path)
-
-
-def load(pyc: Path) -> CodeType:
-    code = marshal.loads(pyc.read_bytes()[16:])
-    assert isinstance(code, CodeType)
-    return code
 
 
 def test_the_images_root_is_the_tree_seen_through_links(shop: Workshop) -> None:

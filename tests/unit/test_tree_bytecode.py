@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import marshal
 import subprocess
 import sys
 from importlib.util import cache_from_source, source_hash
@@ -13,18 +12,12 @@ import pytest
 
 from builder.tree.spec import Rule
 from tests.fakeroot import STDLIB, spec
-from tests.workshop import Workshop, entries
+from tests.workshop import Workshop, entries, load
 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Workshop:
     return Workshop(tmp_path)
-
-
-def load(pyc: Path) -> CodeType:
-    code = marshal.loads(pyc.read_bytes()[16:])
-    assert isinstance(code, CodeType)
-    return code
 
 
 def test_bytecode_is_unchecked_and_names_the_jails_paths(shop: Workshop) -> None:

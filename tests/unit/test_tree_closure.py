@@ -7,9 +7,18 @@ from pathlib import Path
 import pytest
 
 from builder.errors import BuildError, ConfigError
-from builder.tree.contents import Contents, tree_contents
 from builder.tree.spec import Rule
-from tests.fakeroot import ARCH, LIBRARIES, PYTHON, STDLIB, FakeRoot, elf, python_root, spec
+from tests.fakeroot import (
+    ARCH,
+    LIBRARIES,
+    PYTHON,
+    STDLIB,
+    FakeRoot,
+    contents,
+    elf,
+    only_warning,
+    python_root,
+)
 
 SITE = "/usr/lib/python3/dist-packages"
 
@@ -18,15 +27,6 @@ SITE = "/usr/lib/python3/dist-packages"
 def root(tmp_path: Path) -> FakeRoot:
     """A base with an interpreter."""
     return python_root(tmp_path / "root")
-
-
-def contents(root: FakeRoot, **changes: object) -> Contents:
-    return tree_contents(spec(**changes), root, lambda _: None)
-
-
-def only_warning(found: Contents) -> str:
-    (warning,) = found.warnings
-    return warning
 
 
 def test_an_interpreter_without_its_library_names_the_chain(root: FakeRoot) -> None:

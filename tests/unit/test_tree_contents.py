@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from builder.errors import ConfigError
-from builder.tree.contents import Contents, tree_contents
 from builder.tree.spec import Rule
-from tests.fakeroot import LIBRARIES, PYTHON, STDLIB, FakeRoot, elf, python_root, spec
+from tests.fakeroot import LIBRARIES, PYTHON, STDLIB, FakeRoot, contents, elf, only_warning, python_root
 
 SITE = "/usr/lib/python3/dist-packages"
 
@@ -21,15 +20,6 @@ def root(tmp_path: Path) -> FakeRoot:
     """A base with an interpreter, and beside it a file that no tree may have."""
     (tmp_path / "outside").write_text("this machine's")
     return python_root(tmp_path / "root")
-
-
-def contents(root: FakeRoot, **changes: object) -> Contents:
-    return tree_contents(spec(**changes), root, lambda _: None)
-
-
-def only_warning(found: Contents) -> str:
-    (warning,) = found.warnings
-    return warning
 
 
 def test_the_interpreter_and_all_that_it_needs(root: FakeRoot) -> None:
