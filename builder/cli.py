@@ -17,8 +17,11 @@ import click
 import yaml
 
 from builder import __version__
-from builder.arch import ARCHES, Arch, host_arch, parse_arch
-from builder.config import Config, effective, load_config, schema
+from builder.arch import Arch, host_arch
+from builder.cli_options import arch_option, cache, config_option, json_option, load, verbose_option
+from builder.cli_policy import policy
+from builder.cli_trace import trace
+from builder.config import effective, schema
 from builder.errors import UsageError
 from builder.progress import Progress
 
@@ -36,28 +39,6 @@ class DefaultVerb(click.Group):
         return super().parse_args(ctx, args)
 
 
-def _arches(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> tuple[Arch, ...]:
-    return tuple(dict.fromkeys(parse_arch(name) for name in names)) or (host_arch(),)
-
-
-_config_option = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    default=Path("config.yaml"),
-    show_default=True,
-    help="The config to read.",
-)
-_arch_option = click.option(
-    "--arch",
-    "arches",
-    multiple=True,
-    metavar="|".join(ARCHES),
-    callback=_arches,
-    help="Architecture to build for; may be given again. Default: this machine's.",
-)
-_verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show commands, output and tracebacks.")
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 _allow_missing_option = click.option(
     "--allow-missing",
     is_flag=True,
@@ -93,8 +74,8 @@ def commands() -> None:
 
 
 @commands.command(short_help="Build an image for each --arch, and push it with --push.")
-@_config_option
-@_arch_option
+@config_option
+@arch_option
 @click.option(
     "--driver",
     type=click.Choice(["auto", "docker", "oci"]),
@@ -107,8 +88,8 @@ def commands() -> None:
 @click.option("--push", is_flag=True, help="Push to the registry that the image's name begins with.")
 @click.option("--no-cache", is_flag=True, help="Fetch the base anew and build even when nothing changed.")
 @_allow_missing_option
-@_json_option
-@_verbose_option
+@json_option
+@verbose_option
 def build(
     config_path: Path,
     arches: tuple[Arch, ...],
@@ -129,12 +110,12 @@ def build(
     from builder import pipeline
 
     progress = Progress(verbose=verbose)
-    config = _load(config_path, progress)
+    config = load(config_path, progress)
     options = pipeline.Options(
         arches=arches,
         driver=driver,
         output=output,
-        cache=_cache(),
+        cache=cache(),
         tag=tag,
         push=push,
         no_cache=no_cache,
@@ -152,11 +133,11 @@ def build(
 
 
 @commands.command(short_help="Print the Dockerfile that `build` would use.")
-@_config_option
-@_arch_option
+@config_option
+@arch_option
 @_tag_option
 @_allow_missing_option
-@_verbose_option
+@verbose_option
 def render(
     config_path: Path, arches: tuple[Arch, ...], tag: str | None, allow_missing: bool, verbose: bool
 ) -> None:
@@ -165,27 +146,22 @@ def render(
     from builder.plan import make_plan
 
     progress = Progress(verbose=verbose)
-    config = _load(config_path, progress)
+    config = load(config_path, progress)
     for arch in arches:
         plan = make_plan(config, arch, tag=tag, epoch=_epoch(os.environ), allow_missing=allow_missing)
         click.echo(render_dockerfile(plan.dockerfile), nl=False)
 
 
+commands.add_command(policy)
+commands.add_command(trace)
+
+
 @commands.command("show-config", short_help="Print what config, environment and defaults came to.")
-@_config_option
-@_json_option
+@config_option
+@json_option
 @click.option("--schema", "as_schema", is_flag=True, help="Print the JSON schema of config.yaml instead.")
-@click.option("--policy", "as_policy", is_flag=True, help="Print the system calls that are allowed, and why.")
-@_arch_option
-@_verbose_option
-def show_config(
-    config_path: Path,
-    as_json: bool,
-    as_schema: bool,
-    as_policy: bool,
-    arches: tuple[Arch, ...],
-    verbose: bool,
-) -> None:
+@verbose_option
+def show_config(config_path: Path, as_json: bool, as_schema: bool, verbose: bool) -> None:
     """Print what the YAML, the environment and the defaults came to.
 
     For an editor's completion: sandbox-build show-config --schema > config.schema.json
@@ -193,14 +169,7 @@ def show_config(
     if as_schema:
         click.echo(json.dumps(schema(), indent=2))
         return
-    config = _load(config_path, Progress(verbose=verbose))
-    if as_policy:
-        from builder.plan import make_plan
-        from builder.seccomp import describe
-
-        for arch in arches:
-            click.echo(describe(make_plan(config, arch).policy, arch), nl=False)
-        return
+    config = load(config_path, Progress(verbose=verbose))
     shown = effective(config)
     if as_json:
         click.echo(json.dumps(shown, indent=2))
@@ -226,8 +195,8 @@ def show_config(
     metavar="SECONDS",
     help="Wall clock of the run. Default: the config's worker_timeout.",
 )
-@click.option("--status", is_flag=True, help="Say on stderr what was in force: level, uid, namespaces.")
-@_verbose_option
+@click.option("--status", is_flag=True, help="Say on stderr what was in force, and what was denied.")
+@verbose_option
 @click.argument("script", required=False)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def run(
@@ -259,7 +228,7 @@ def run(
         raise UsageError(f"{path}: no such image", "build one with `sandbox-build`, or name one with --image")
     if code is None and script is not None and script.startswith("-") and script != "-":
         raise UsageError(f"no such option: {script}", f"`sandbox-build run --help`; a script: ./{script}")
-    root = jailrun.unpack(path, _cache())
+    root = jailrun.unpack(path, cache())
     if code is not None:
         rest = [*((script,) if script else ()), *arguments]
         outcome = jailrun.run(root, ["-c", code, *rest], timeout_s=timeout_s)
@@ -270,13 +239,14 @@ def run(
             outcome = jailrun.run(root, list(arguments), code=file, timeout_s=timeout_s)
     if status:
         # On a line of its own, whatever the code left on stderr.
-        click.echo("\n" + json.dumps(outcome.status | {"stopped": outcome.stopped}), err=True)
+        said = {"stopped": outcome.stopped, "denied": [asdict(one) for one in outcome.denied]}
+        click.echo("\n" + json.dumps(outcome.status | said), err=True)
     sys.exit(outcome.exit_code)
 
 
 @commands.command(short_help="Say what this machine can do, and how to mend a lack.")
-@_json_option
-@_verbose_option
+@json_option
+@verbose_option
 def doctor(as_json: bool, verbose: bool) -> None:  # noqa: ARG001 - verbose is read by main()
     """Say what this machine can do, and what to do about each lack.
 
@@ -296,19 +266,6 @@ def doctor(as_json: bool, verbose: bool) -> None:  # noqa: ARG001 - verbose is r
                     click.echo(f"       hint: {finding.hint}")
     if any(finding.required and not finding.ok for finding in findings):
         sys.exit(3)
-
-
-def _load(path: Path, progress: Progress) -> Config:
-    config, warnings = load_config(path, os.environ)
-    for warning in warnings:
-        progress.warn(warning)
-    return config
-
-
-def _cache() -> Path:
-    """Where bases and unpacked images are kept: the XDG base directory specification's cache."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "sandbox-build"
 
 
 def _epoch(environ: Mapping[str, str]) -> int:

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +31,7 @@ from builder.config_values import Base, parse_base, shown
 from builder.config_yaml import UNREAD, Location, dotted, read_document
 from builder.errors import ConfigError
 from builder.seccomp.policy import policy_problems
+from builder.seccomp.request import Request, read_request, request_repeats
 
 __all__ = [
     "ENVIRONMENT",
@@ -59,26 +59,26 @@ def load_config(path: Path, environ: Mapping[str, str]) -> tuple[Config, list[st
     document = read_document(path)
     overrides, variables = _overrides(environ)
 
+    in_file = [*_wrong(document.data)]
+    in_variables = [*_wrong(overrides)]
+    request, refused = _refused(document.data, overrides)
+    for problem in refused:
+        (in_variables if problem[0][:1] in variables else in_file).append(problem)
     found = [(line, f"{path}:{line}: {message}", hint) for line, message, hint in document.problems]
-    for location, what, hint in chain(_wrong(document.data), _refused(document.data)):
+    for location, what, hint in in_file:
         line = _nearest(document.lines, location)
         found.append((line, f"{path}:{line}: {dotted(location)}: {what}", hint))
     found.sort(key=lambda problem: problem[0])
     problems: list[tuple[str, str | None]] = [(message, hint) for _, message, hint in found]
-    for location, what, hint in _wrong(overrides):
-        problems.append((f"{_nearest(variables, location)}: {what}", hint))
+    problems += [(f"{_nearest(variables, where)}: {what}", hint) for where, what, hint in in_variables]
     if problems:
         raise ConfigError(problems)
 
-    config = Config.model_validate(_merged(document.data, overrides))
     warnings = []
-    if config.allowed_syscalls:
-        where = variables.get(("allowed_syscalls",)) or f"{path}:{document.lines[('allowed_syscalls',)]}"
-        warnings.append(
-            f"{where}: allowed_syscalls is not applied: numbers differ between architectures, "
-            "and the list would replace the whole policy; name the calls under syscalls.allow"
-        )
-    return config, warnings
+    for location, what in request_repeats(request):
+        where = variables.get(location) or f"{path}:{_nearest(document.lines, location)}: {dotted(location)}"
+        warnings.append(f"{where}: {what}")
+    return Config.model_validate(_merged(document.data, overrides)), warnings
 
 
 def schema() -> dict[str, Any]:
@@ -226,7 +226,11 @@ _RANGES = {
 }
 
 
-def _wrong(data: dict[str, Any]) -> Iterator[tuple[Location, str, str]]:
+Wrong = tuple[Location, str, str]
+"""(location, what is wrong, hint)."""
+
+
+def _wrong(data: dict[str, Any]) -> Iterator[Wrong]:
     """(location, what is wrong, hint) for everything in `data` that the schema refuses."""
     try:
         Config.model_validate(data)
@@ -238,19 +242,29 @@ def _wrong(data: dict[str, Any]) -> Iterator[tuple[Location, str, str]]:
                 yield (location, *_explained(details, location))
 
 
-def _refused(data: dict[str, Any]) -> Iterator[tuple[Location, str, str]]:
-    """The same for calls that the policy does not know or never opens, and for a base that is no suite.
+def _refused(data: dict[str, Any], overrides: dict[str, Any]) -> tuple[Request, list[Wrong]]:
+    """What is asked of the policy, and the same for what it refuses, and for a base that is no suite.
 
     What has a wrong form is passed over: _wrong has said so.
     """
-    with suppress(ValidationError):
-        syscalls = Syscalls.model_validate(data.get("syscalls") or {})
-        for key, index, what, hint in policy_problems(syscalls.groups, syscalls.allow, syscalls.deny):
-            yield ("syscalls", key, index), what, hint or ""
-    with suppress(ValueError, AttributeError):
-        base = parse_base(data.get("base") or "host")
-        if base.kind == "debian" and (problem := suite_problem(base.name)):
-            yield ("base",), *problem
+    asked: dict[str, Any] = {}
+    for key in ("base", "syscalls", "enable_network", "allowed_syscalls", "allowed_syscalls_arch"):
+        with suppress(ValidationError):
+            value = {key: overrides.get(key, data.get(key))}
+            Config.model_validate(value)
+            asked |= value
+    config = Config.model_validate(asked)
+    request, problems = read_request(
+        config.syscalls,
+        network=config.enable_network,
+        numbers=config.allowed_syscalls,
+        numbers_arch=config.allowed_syscalls_arch,
+    )
+    refused = [(location, what, hint or "") for location, what, hint in problems or policy_problems(request)]
+    base = parse_base(config.base)
+    if base.kind == "debian" and "base" in asked and (problem := suite_problem(base.name)):
+        refused.append((("base",), *problem))
+    return request, refused
 
 
 def _explained(details: ErrorDetails, location: Location) -> tuple[str, str]:

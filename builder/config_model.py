@@ -107,15 +107,36 @@ class Image(Section):
     """Labels of the image: text by text."""
 
 
+class Conditions(Section):
+    """When a system call is allowed or denied."""
+
+    when: list[str] = Field(min_length=1)
+    """Any one suffices: argument == value, argument & mask == value, several of them joined by `and`."""
+
+
+_Conditional = Annotated[dict[str, Conditions], Field(min_length=1, max_length=1)]
+# The name of a call, or {NAME: {when: [CONDITION, ...]}}.
+SyscallEntry = Annotated[
+    str | dict[str, dict[str, list[str]]],
+    PlainValidator(values.syscall_entry, json_schema_input_type=str | _Conditional),
+]
+
+
 class Syscalls(Section):
     """What the seccomp policy lets through, by name, on every architecture."""
 
     groups: List[Group] = ()
     """Groups of system calls out of images/python/seccomp.yaml that are allowed besides the default ones."""
-    allow: List[Syscall] = ()
-    """Single system calls that are allowed besides."""
-    deny: List[Syscall] = ()
-    """System calls that are denied even where a group allows them."""
+    allow: List[SyscallEntry] = ()
+    """Single calls that are allowed besides: a name, or {NAME: {when: [CONDITION, ...]}}."""
+    deny: List[SyscallEntry] = ()
+    """Calls that are denied even where a group allows them: a name, or {NAME: {when: [CONDITION, ...]}}."""
+    unsafe: List[Syscall] = ()
+    """Dangerous calls (ptrace, mount, io_uring_setup) that are allowed all the same."""
+    replace: bool = False
+    """Puts `groups` and `allow` in place of the default groups, which are left out."""
+    on_denied: Literal["errno", "kill", "log"] = "errno"
+    """What a denied call comes to: errno (it fails), kill (the process ends), log (it is let through)."""
 
 
 class Limits(Section):
@@ -172,13 +193,15 @@ class Config(Section):
     python_deps_update_interval: Duration = 1800.0
     """How often dify-sandbox copies its tree anew: a duration such as 30m. An image has nothing to copy."""
     syscalls: Syscalls = Field(default_factory=Syscalls)
-    """System calls that are allowed or denied besides the default ones: groups, allow, deny."""
+    """System calls that are allowed or denied besides the default ones."""
     enable_network: bool = False
     """Allows the network's system calls."""
     enable_preload: bool = False
     """Honours the `preload` text of a request."""
     allowed_syscalls: List[SyscallOrNumber] = ()
-    """dify-sandbox's list of numbers: kept, not applied. Name the calls under syscalls.allow."""
+    """dify-sandbox's list, of numbers or names: calls that are allowed besides, all but dangerous ones."""
+    allowed_syscalls_arch: Literal["amd64", "arm64"] = "amd64"
+    """The architecture whose numbers allowed_syscalls has: amd64, arm64."""
     limits: Limits = Field(default_factory=Limits)
     """Memory, CPU time, processes and output that one run may use at most."""
     jail: Jail = Field(default_factory=Jail)

@@ -231,10 +231,13 @@ _GROUP = re.compile(r"[a-z][a-z0-9_-]*")
 
 def syscall_name(value: object) -> str:
     """The name of a system call, by its form; whether there is one of that name the policy knows."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if _is_number(value):
         raise wrong(f"{shown(value)} is a number", f"numbers differ between architectures: {_SYSCALL_HINT}")
     if not isinstance(value, str) or not _SYSCALL.fullmatch(value):
-        raise wrong(f"{shown(value)} is not the name of a system call", _SYSCALL_HINT)
+        hint = _SYSCALL_HINT
+        if isinstance(value, str) and _SYSCALL.fullmatch(value.strip().lower()):
+            hint = f"did you mean {value.strip().lower()}?"
+        raise wrong(f"{shown(value)} is not the name of a system call", hint)
     return value
 
 
@@ -244,7 +247,39 @@ def syscall_name_or_number(value: object) -> int | str:
         if not 0 <= value < _SYSCALL_LIMIT:
             raise wrong(f"there is no system call {shown(value)}", f"a number from 0 to {_SYSCALL_LIMIT - 1}")
         return value
+    if _is_number(value):
+        raise wrong(f"{shown(value)} is a number in quotes", "take the quotes off, or write the call's name")
     return syscall_name(value)
+
+
+def _is_number(value: object) -> bool:
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    return re.fullmatch(r"\s*[+-]?\d+\s*", text) is not None
+
+
+_ENTRY_HINT = "write {NAME: {when: [CONDITION, ...]}}, such as {ioctl: {when: [request == 0x5413]}}"
+
+
+def syscall_entry(value: object) -> str | dict[str, dict[str, list[str]]]:
+    """A member of syscalls.allow or syscalls.deny: a name, or a name with conditions, by their form."""
+    if not isinstance(value, dict):
+        return syscall_name(value)
+    if len(value) != 1:
+        # Two names under one dash, or `when` one step too far to the left.
+        raise wrong("a call with conditions is one name with `when` below it", _ENTRY_HINT)
+    ((key, spec),) = value.items()
+    name = syscall_name(key)
+    if not isinstance(spec, dict) or set(spec) != {"when"}:
+        raise wrong(f"{name} has no conditions in `when`", f"{_ENTRY_HINT}; or the name alone")
+    when = spec["when"]
+    if isinstance(when, str):
+        raise wrong(f"{name}: `when` is a list of conditions", "put [ and ] around it")
+    if not isinstance(when, list) or not when:
+        raise wrong(f"{name}: `when` is empty", "write a condition, or the name alone: it means always")
+    for condition in when:
+        if not isinstance(condition, str):
+            raise wrong(f"{name}: {shown(condition)} in `when` is not a condition", _ENTRY_HINT)
+    return {name: {"when": list(when)}}
 
 
 def group_name(text: str) -> str:

@@ -47,8 +47,14 @@ def dotted(location: Location) -> str:
     return text
 
 
-def read_document(path: Path) -> Document:
-    """The YAML file at `path`; ConfigError when there is none or it cannot be read as one mapping."""
+_EXAMPLE = "write keys with values, such as `base: debian:trixie`; an empty file is the default sandbox"
+
+
+def read_document(path: Path, example: str = _EXAMPLE) -> Document:
+    """The YAML file at `path`; ConfigError when there is none or it cannot be read as one mapping.
+
+    `example` is the hint for a file that is YAML, and no mapping.
+    """
     text = _read_text(path)
     try:
         root = yaml.SafeLoader(text).get_single_node()
@@ -57,7 +63,7 @@ def read_document(path: Path) -> Document:
         line = root.start_mark.line + 1
         if not isinstance(root, yaml.MappingNode):
             kind = "a list" if isinstance(root, yaml.SequenceNode) else "a single value"
-            raise _error(path, line, f"the file is {kind}, not keys with values", _EXAMPLE)
+            raise _error(path, line, f"the file is {kind}, not keys with values", example)
         if _count(root, {}) > _VALUES_LIMIT:
             what = f"more than {_VALUES_LIMIT} values once each alias (*name) is written out"
             raise _error(path, line, what, "write the few values that are needed, without aliases")
@@ -77,11 +83,8 @@ def read_document(path: Path) -> Document:
             hint = "keep one document: take the --- out"
         raise _error(path, mark.line + 1 if mark else 1, f"this is not YAML: {what}", hint) from None
     except RecursionError:
-        raise _error(path, 1, "lists or mappings are nested too deeply", _EXAMPLE) from None
+        raise _error(path, 1, "lists or mappings are nested too deeply", example) from None
     return document
-
-
-_EXAMPLE = "write keys with values, such as `base: debian:trixie`; an empty file is the default sandbox"
 
 
 def _error(path: Path, line: int, what: str, hint: str) -> ConfigError:

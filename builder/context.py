@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -11,11 +10,7 @@ from builder.base import Rootfs
 from builder.dockerfile import render_dockerfile
 from builder.errors import BuildError
 from builder.plan import BuildPlan
-from builder.seccomp import compile_policy, for_landlock
 from builder.tree.bundle import write_bundle
-
-_INSTRUCTION_BYTES = 8
-"""sizeof(struct sock_filter), linux/filter.h."""
 
 
 def write_context(plan: BuildPlan, context: Path, target: Rootfs | None, own: Rootfs | None) -> None:
@@ -26,34 +21,27 @@ def write_context(plan: BuildPlan, context: Path, target: Rootfs | None, own: Ro
     """
     context.mkdir(parents=True)
     (context / "Dockerfile").write_text(render_dockerfile(plan.dockerfile), encoding="utf-8")
-    programs = {
-        "chroot": compile_policy(plan.policy, plan.arch),
-        "landlock": compile_policy(for_landlock(plan.policy), plan.arch),
-    }
-    (context / "policy.bpf").write_bytes(b"".join(programs.values()))
-    # One program for each level, one behind the other; the runtime refuses a file that was cut short since.
-    lengths = {level: len(program) // _INSTRUCTION_BYTES for level, program in programs.items()}
-    facts = plan.spec.runtime | {"policy_instructions": lengths}
-    spec = replace(plan.spec, runtime=facts)
-    (context / "spec.json").write_text(spec.to_json(), encoding="utf-8")
+    (context / "policy.bpf").write_bytes(plan.policy_bpf)
+    (context / "spec.json").write_text(plan.spec.to_json(), encoding="utf-8")
     write_bundle(context / "assembler")
     _write_runtime(plan, context / "runtime")
     if target is not None:
-        target.write_tar(context / "target.tar", spec)
+        target.write_tar(context / "target.tar", plan.spec)
     if own is not None and plan.foreign:
-        own.write_tar(context / "assembler.tar", spec)
+        own.write_tar(context / "assembler.tar", plan.spec)
 
 
 def _write_runtime(plan: BuildPlan, folder: Path) -> None:
-    """The runtime's sources, and its native module for the plan's architecture."""
+    """The runtime's sources, and its native parts for the plan's architecture."""
     folder.mkdir()
     with resources.as_file(resources.files("runtime")) as sources:
         for source in sorted(sources.glob("*.py")):
             shutil.copyfile(source, folder / source.name)
-        native = sources / "native" / plan.arch.name / "_syscall.abi3.so"
-        if not native.is_file():
-            raise BuildError(
-                f"the runtime was not compiled for {plan.arch.name}: {native} is not there",
-                "install sandbox-build again: its native module is compiled then",
-            )
-        shutil.copyfile(native, folder / native.name)
+        for name in ("_syscall.abi3.so", "init"):
+            native = sources / "native" / plan.arch.name / name
+            if not native.is_file():
+                raise BuildError(
+                    f"the runtime was not compiled for {plan.arch.name}: {native} is not there",
+                    "install sandbox-build again: its native parts are compiled then",
+                )
+            shutil.copyfile(native, folder / name)

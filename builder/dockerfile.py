@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from builder.arch import Arch
 from builder.config_values import LABEL_NAME
 from builder.errors import ConfigError
-from builder.tree.spec import ISOLATED, SANDBOX_PATH
+from builder.tree.spec import INIT_PATH, ISOLATED, SANDBOX_PATH
 
 LAYERS = ("root",)
 """The assembler's output folders, each of them one layer of the image, in this order."""
@@ -81,8 +81,8 @@ def assembler_arguments(*, context: str, root: str, out: str) -> tuple[str, ...]
 
 
 def entrypoint(python_path: str) -> tuple[str, ...]:
-    """The command that the image runs: isolated, without `site`, from a compiled file."""
-    return (python_path, *ISOLATED, f"{SANDBOX_PATH}/entrypoint.pyc")
+    """The command that the image runs: the interpreter isolated, without `site`, from a compiled file."""
+    return (INIT_PATH, python_path, *ISOLATED, f"{SANDBOX_PATH}/entrypoint.pyc")
 
 
 def _exec_form(command: Sequence[str]) -> str:

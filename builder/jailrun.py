@@ -8,9 +8,9 @@ takes every process of the run with it. The image's own entrypoint does the lock
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
-import select
 import selectors
 import signal
 import subprocess
@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 from builder.archive import open_archive, unpack_archive
 from builder.dockerfile import entrypoint
 from builder.errors import BuildError, ToolMissing
+from builder.status import Denied, StatusStream
 from builder.tree.spec import SANDBOX_PATH, TREE_PATH
 
 STOPPED_EXITS = {"timeout": 124, "output": 125}
@@ -56,6 +57,10 @@ class Outcome:
     """What the runtime said was in force; empty where the lock-down was never reached."""
     stopped: str | None = None
     """Why we ended the run: timeout or output; None where it ended by itself. The code cannot forge this."""
+    denied: tuple[Denied, ...] = ()
+    """The calls that the policy denies, by name."""
+    denied_whole: bool = True
+    """Whether `denied` is all of them, as far as we could read."""
 
 
 def unpack(image: Path, cache: Path) -> Path:
@@ -84,11 +89,13 @@ def run(
     timeout_s: float | None = None,
     stdout: BinaryIO | None = None,
     stderr: BinaryIO | None = None,
+    trace: bool = False,
 ) -> Outcome:
     """Runs the image whose root is `root` and passes its output on as it comes.
 
     `arguments` are the entrypoint's. `code` is read from a descriptor of its own, so that `stdin` is the
-    program's. Time-out and output limit are those of runtime.json unless given.
+    program's. Time-out and output limit are those of runtime.json unless given. With `trace` denied calls are
+    let through, but for dangerous ones.
     """
     settings = json.loads((root / SANDBOX_PATH.lstrip("/") / "runtime.json").read_bytes())
     timeout_s = settings["worker_timeout_s"] if timeout_s is None else timeout_s
@@ -98,7 +105,9 @@ def run(
     command = [
         *enter_command(root, settings),
         *entrypoint(settings["python"]),
-        *("--status-fd", str(passed[0]), "--uid", str(_uid(settings["uid_range"]))),
+        *("--status-fd", str(passed[0])),
+        *(("--trace",) if trace else ()),
+        *("--uid", str(_uid(settings["uid_range"]))),
     ]
     if code is not None:
         passed.append(_above_nine(code.fileno()))
@@ -120,12 +129,16 @@ def run(
     finally:
         for descriptor in (*passed, *([terminal] if terminal is not None else [])):
             os.close(descriptor)
-    with process, os.fdopen(status_read, "rb") as status_file:
+    os.set_blocking(status_read, False)
+    status = StatusStream()
+    with process, os.fdopen(status_read, "rb", buffering=0) as status_file:
         try:
             stopped = _pump(
                 process,
                 stdout or sys.stdout.buffer,
                 stderr or sys.stderr.buffer,
+                status_file,
+                status,
                 deadline=time.monotonic() + timeout_s,
                 limit_bytes=settings["limits"]["output_bytes"],
             )
@@ -133,14 +146,14 @@ def run(
             if process.returncode is None:  # not reaped, so the group is still this run's
                 os.killpg(process.pid, signal.SIGKILL)
         exit_code = process.wait() if stopped is None else STOPPED_EXITS[stopped]
-        status = status_file.read()
-    if not status and stopped is None:
+    if not status.facts and stopped is None:
         raise BuildError(
             f"the jail could not be entered (exit code {exit_code}; its own message is above)",
             "run as root, or where user namespaces are allowed: `sandbox-build doctor` says which",
         )
     # As the shell has it, where there was none: 128 + N for a program that signal N ended.
-    return Outcome(128 - exit_code if exit_code < 0 else exit_code, json.loads(status or b"{}"), stopped)
+    exit_code = 128 - exit_code if exit_code < 0 else exit_code
+    return Outcome(exit_code, status.facts, stopped, status.denied, status.whole)
 
 
 def enter_command(root: Path, settings: dict[str, Any]) -> list[str]:
@@ -182,48 +195,56 @@ def _uid(uid_range: Sequence[int]) -> int:
 
 
 def _pump(
-    process: subprocess.Popen[bytes], stdout: BinaryIO, stderr: BinaryIO, *, deadline: float, limit_bytes: int
+    process: subprocess.Popen[bytes],
+    stdout: BinaryIO,
+    stderr: BinaryIO,
+    status_file: io.FileIO,
+    status: StatusStream,
+    *,
+    deadline: float,
+    limit_bytes: int,
 ) -> str | None:
     """Passes output on until the run ends, or must end: past `deadline` (monotonic) or `limit_bytes`.
 
-    Returns None for a run that has ended, else why it must: timeout or output. Holds one read at a time. What
-    has ended is not reaped yet.
+    Returns None for a run that has ended, else why it must: timeout or output. Holds one read at a time, and
+    what `status` keeps. What has ended is not reaped yet; what it forked has ended with it.
     """
     left = limit_bytes
-    with selectors.DefaultSelector() as selector:
-        for source, target in ((process.stdout, stdout), (process.stderr, stderr)):
-            assert source is not None  # noqa: S101 - both are PIPE
+    pidfd = os.pidfd_open(process.pid)
+    with selectors.DefaultSelector() as selector, os.fdopen(pidfd, "rb", buffering=0) as ended:
+        for source, target in ((process.stdout, stdout), (process.stderr, stderr), (status_file, None)):
+            assert source is not None  # noqa: S101 - two are PIPE
             selector.register(source, selectors.EVENT_READ, target)
-        while selector.get_map():
-            wait_s = deadline - time.monotonic()
-            events = selector.select(wait_s) if wait_s > 0 else []
+        selector.register(ended, selectors.EVENT_READ)
+        over = False
+        while over or time.monotonic() < deadline:
+            # Once the run is over, what is left of it is in the pipes already.
+            events = selector.select(0 if over else deadline - time.monotonic())
             if not events:
                 break
             for key, _ in events:
+                if key.fileobj is ended:
+                    selector.unregister(ended)
+                    os.killpg(process.pid, signal.SIGKILL)  # a fork may go on printing
+                    over = True
+                    continue
                 data = os.read(key.fd, 1 << 16)
                 if not data:
                     selector.unregister(key.fileobj)
-                    continue
-                key.data.write(data[:left])
-                key.data.flush()
-                left -= len(data)
+                elif key.fileobj is status_file:
+                    status.feed(data)
+                else:
+                    key.data.write(data[:left])
+                    key.data.flush()
+                    left -= len(data)
                 if left < 0:
                     _say(stderr, f"error: more than {limit_bytes} bytes of output")
                     return "output"
-    if not _ends(process.pid, deadline):  # a run that has closed its output may go on
+    if not over:
         _say(stderr, "error: timeout")
         return "timeout"
+    status.end()
     return None
-
-
-def _ends(pid: int, deadline: float) -> bool:
-    """Whether the process ends before `deadline`; it is not reaped."""
-    descriptor = os.pidfd_open(pid)
-    try:
-        ended, _, _ = select.select([descriptor], [], [], max(0, deadline - time.monotonic()))
-        return bool(ended)
-    finally:
-        os.close(descriptor)
 
 
 def _read_only_terminal(stdin: int | BinaryIO | None) -> int | None:

@@ -16,13 +16,15 @@ from builder.bases import default_python_path
 from builder.config import OPTIONAL_SYSTEM_PATHS, Base, Config, parse_base
 from builder.dockerfile import DockerfileInputs
 from builder.reference import parse_reference
-from builder.seccomp import Policy, default_groups, effective_policy
+from builder.seccomp import Policy, Request, effective_policy
+from builder.seccomp.compile import INSTRUCTION, compile_levels
+from builder.seccomp.naming import calls
+from builder.seccomp.request import read_request, refusal
+from builder.seccomp.snapshot import policy_labels
 from builder.tree.spec import TREE_PATH, Rule, TreeSpec, parse_rules
 
 DEFAULT_EPOCH = 1735689600
 """2025-01-01T00:00:00Z: the date of every file in an image whose builder sets no SOURCE_DATE_EPOCH."""
-
-NETWORK_GROUP = "network"
 
 _ENVIRONMENT = {
     "HOME": "/tmp",  # noqa: S108 - of the jail
@@ -41,6 +43,8 @@ class BuildPlan:
     base_mirror: str | None
     spec: TreeSpec
     policy: Policy
+    policy_bpf: bytes
+    """The filters of the image, compiled, one behind the other."""
     reference: str
     """NAME:TAG, with the registry where there is one."""
     labels: Mapping[str, str]
@@ -77,12 +81,15 @@ def make_plan(
     """
     base = parse_base(config.base)
     python_path = config.python_path or default_python_path(base)
-    groups = (*default_groups(), *([NETWORK_GROUP] if config.enable_network else []), *config.syscalls.groups)
     tree_yaml = resources.files("images").joinpath("python", "tree.yaml").read_text(encoding="utf-8")
     rules = parse_rules(yaml.safe_load(tree_yaml))
     if config.system_lib_requirements is not None:
         reason = "system_lib_requirements"
         rules["system_files"] = tuple(Rule(path, reason) for path in config.system_lib_requirements)
+    policy = effective_policy(policy_request(config), arch)
+    # The descriptor that the runtime uses for its last message is the first that the code cannot have.
+    programs = compile_levels(policy, arch, channel=config.limits.open_files)
+    policy_bpf = b"".join(programs.values())
     spec = TreeSpec(
         arch=arch.name,
         base=config.base,
@@ -92,17 +99,41 @@ def make_plan(
         allow_missing=allow_missing,
         **rules,
         epoch=epoch,
-        runtime=_runtime(config),
+        calls={"arch": arch.name, "calls": calls(policy, arch)},
+        runtime=_runtime(config) | _filters(policy, programs, policy_bpf),
     )
     return BuildPlan(
         arch=arch,
         base=base,
         base_mirror=config.base_mirror,
         spec=spec,
-        policy=effective_policy(groups, config.syscalls.allow, config.syscalls.deny),
+        policy=policy,
+        policy_bpf=policy_bpf,
         reference=str(parse_reference(tag or f"{config.image.repository}:{config.image.tag}")),
-        labels=_labels(config),
+        labels=_labels(config) | policy_labels(policy, arch, policy_bpf),
     )
+
+
+def policy_request(config: Config) -> Request:
+    """What `config` asks of the policy; ConfigError for conditions and names that it cannot have."""
+    request, problems = read_request(
+        config.syscalls,
+        network=config.enable_network,
+        numbers=config.allowed_syscalls,
+        numbers_arch=config.allowed_syscalls_arch,
+    )
+    if problems:  # a call without its conditions would be open in whole
+        raise refusal(problems)
+    return request
+
+
+def _filters(policy: Policy, programs: Mapping[str, bytes], policy_bpf: bytes) -> dict[str, Any]:
+    """What runtime.json says of policy.bpf: how to cut it up, and how to know that it is whole."""
+    return {
+        "on_denied": policy.on_denied,
+        "policy_instructions": {name: len(one) // INSTRUCTION.size for name, one in programs.items()},
+        "policy_sha256": hashlib.sha256(policy_bpf).hexdigest(),
+    }
 
 
 def digest(plan: BuildPlan, *more: str) -> str:

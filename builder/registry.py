@@ -1,10 +1,11 @@
-"""Pushes archives to a registry over the distribution API, with the credentials that Docker keeps.
+"""The distribution API, with the credentials that Docker keeps: pushes archives, reads an image's config.
 
 https://github.com/opencontainers/distribution-spec/blob/main/spec.md
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import time
@@ -16,7 +17,7 @@ from urllib.request import parse_http_list, parse_keqv_list
 
 import requests
 
-from builder.archive import INDEX_TYPE, Archive, Descriptor, open_archive
+from builder.archive import INDEX_TYPE, MANIFEST_TYPE, Archive, Descriptor, open_archive
 from builder.credentials import Credentials, find_credentials
 from builder.errors import RegistryError, UsageError
 from builder.progress import Progress
@@ -32,6 +33,15 @@ _LONGEST_PAUSE_S = 30.0
 """However long a registry asks us to wait."""
 
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+_READABLE = (
+    INDEX_TYPE,
+    MANIFEST_TYPE,
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "*/*",
+)
+"""What a manifest may be; and a config, whose type nobody agrees on."""
 
 _T = TypeVar("_T")
 
@@ -130,6 +140,40 @@ class Registry:
             )
         )
         self._same_digest(manifest, answer)
+
+    def get_config(self, name: str, architecture: str) -> dict[str, Any]:
+        """The config of the image behind a tag or digest; of several in an index the one for `architecture`.
+
+        RegistryError where there is none, or where what comes is not what its digest says.
+        """
+        manifest = self._get_json(f"manifests/{name}", name)
+        if "manifests" in manifest:
+            fitting = [
+                entry["digest"]
+                for entry in manifest["manifests"]
+                if entry.get("platform", {}).get("architecture") == architecture
+            ]
+            if not fitting:
+                raise RegistryError(
+                    f"{self._host}: {self._repository}: {name} has no image for {architecture}"
+                )
+            manifest = self._get_json(f"manifests/{fitting[0]}", fitting[0])
+        digest = str(manifest["config"]["digest"])
+        return self._get_json(f"blobs/{digest}", digest)
+
+    def _get_json(self, path: str, name: str) -> dict[str, Any]:
+        headers = {"Accept": ", ".join(_READABLE)}
+        url = f"{self._base}{self._repository}/{path}"
+        content = self._retrying(lambda: self._call("GET", url, {200}, headers=headers)).content
+        if ":" in name and name != f"sha256:{hashlib.sha256(content).hexdigest()}":
+            raise RegistryError(f"{self._host}: {path}: what it sent is not what its digest says")
+        try:
+            found = json.loads(content)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise RegistryError(f"{self._host}: {path}: no image is there")
+        return found
 
     def _same_digest(self, sent: Descriptor, answer: requests.Response) -> None:
         found = answer.headers.get("Docker-Content-Digest", sent.digest)
@@ -243,9 +287,10 @@ class Registry:
                 f"{self._host}: refuses the credentials{whose} that Docker's config has", hint
             )
         if status == 403:
+            right = "read" if answer.request.method == "GET" else "push to"
             return RegistryError(
-                f"{self._host}: no right to push to {self._repository}{_details(answer)}",
-                f"{hint}, as a user who may push there",
+                f"{self._host}: no right to {right} {self._repository}{_details(answer)}",
+                f"{hint}, as a user who may {right.replace('push to', 'push there')}",
             )
         where = f"{answer.request.method} {urlsplit(answer.url).path}"
         message = f"{self._host}: {where}: {status} {_printable(answer.reason or '')}{_details(answer)}"

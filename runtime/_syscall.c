@@ -1,7 +1,7 @@
 /* The one thing that CPython's standard library cannot do: a raw system call.
  *
  * Everything that is decided is decided in Python (jail.py, seccomp.py, landlock.py); this file only carries
- * numbers to the kernel and back, and overwrites the environment's strings. `ctypes` would do the same for 4 ms
+ * numbers to the kernel and back, overwrites the environment's strings, and wraps one signal handler. `ctypes` would do the same for 4 ms
  * of every cold start.
  *
  * No headers but the kernel's own numbers, so that one cross-compiler builds the same bytes for both
@@ -145,6 +145,40 @@ static PyObject *wipe(PyObject *module, PyObject *bytes)
     return PyLong_FromLong(size);
 }
 
+/* CPython's faulthandler leaves errno as its own last write(2) has left it, and the code may be just about to
+ * read it: fork(3), for one, unblocks signals between its system call and its return. */
+typedef void (*Handler)(int);
+extern int sigaction(int, const void *, void *);
+extern int *__errno_location(void);
+
+static Handler kept_handler;
+
+static void handle_and_keep_errno(int signal)
+{
+    int kept = *__errno_location();
+
+    kept_handler(signal);
+    *__errno_location() = kept;
+}
+
+static PyObject *keep_errno(PyObject *module, PyObject *signal)
+{
+    /* struct sigaction, whatever else is in it, begins with the handler: glibc and musl, amd64 and arm64. */
+    union {
+        Handler handler;
+        char all[512];
+    } action = {0};
+    int number = (int)PyLong_AsUnsignedLongMask(signal);
+
+    (void)module;
+    if (sigaction(number, 0, &action) == 0 && action.handler != handle_and_keep_errno) {
+        kept_handler = action.handler;
+        action.handler = handle_and_keep_errno;
+        sigaction(number, &action, 0);
+    }
+    return PyLong_FromLong(number);
+}
+
 static PyMethodDef methods[] = {
     {"call", call, METH_VARARGS,
      "call(number, *arguments) -> the kernel's own answer: negative is -errno.\n\n"
@@ -154,6 +188,8 @@ static PyMethodDef methods[] = {
      "Valid while the bytearray lives and keeps its size."},
     {"wipe", wipe, METH_O,
      "wipe(bytes) -> overwrites it in place: nobody may use it any more. Returns its size."},
+    {"keep_errno", keep_errno, METH_O,
+     "keep_errno(signal) -> the handler that is installed for it leaves errno alone from now on."},
     {"wipe_environment", wipe_environment, METH_NOARGS,
      "Overwrites the environment's strings in memory and empties it; returns how many there were."},
     {0, 0, 0, 0},
@@ -167,9 +203,10 @@ static PyModuleDef definition = {
     .methods = methods,
 };
 
-#define NUMBERS(X)                                                                                           \
-    X(capget) X(capset) X(close_range) X(landlock_add_rule) X(landlock_create_ruleset)                       \
-    X(landlock_restrict_self) X(prctl) X(prlimit64) X(seccomp) X(unshare)
+#define NUMBERS(X)                                                                                          \
+    X(capget) X(capset) X(close_range) X(ioctl) X(landlock_add_rule)                               \
+    X(landlock_create_ruleset) X(landlock_restrict_self) X(ppoll) X(prctl) X(prlimit64) X(seccomp) X(sendmsg)          \
+    X(tkill) X(unshare)
 
 __attribute__((visibility("default"))) PyObject *PyInit__syscall(void)
 {

@@ -3,12 +3,14 @@
     entrypoint [-] [ARG...]            the code is on stdin
     entrypoint -c CODE [ARG...]        the code is the argument
     entrypoint --code-fd N [ARG...]    the code is on descriptor N, and stdin is the code's own
-    entrypoint --status-fd N ...       before the code starts, what is in force is written to N as JSON
+    entrypoint --status-fd N ...       what is in force, and each denied call, is written to N: JSON
+    entrypoint --trace ...             denied calls are let through, but for dangerous ones, and only recorded
     entrypoint --uid N ...             the run gets this uid: for a caller that knows which ones are free
 
-Started as `python3 -I -S -B /sandbox/entrypoint.pyc`: no environment variable, no start-up file of any
-package (.pth, sitecustomize, usercustomize) and no folder of the user's code has a say until the process is
-locked down. Imports are what a cold start costs: builtin modules and runtime/ only.
+Started by /sandbox/init, which adds `--init-fd N`, as `python3 -I -S -B /sandbox/entrypoint.pyc`: no
+environment variable, no start-up file of any package (.pth, sitecustomize, usercustomize) and no folder of
+the user's code has a say until the process is locked down. Imports are what a cold start costs: builtin
+modules and runtime/ only.
 """
 
 import posix
@@ -18,41 +20,32 @@ TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-SANDBOX = "/sandbox"
-sys.path.insert(0, SANDBOX)
-
-from _json import make_scanner  # noqa: E402 - `json` itself would import `re`: 11 ms
+sys.path.insert(0, "/sandbox")
 
 from runtime import failure, program, seccomp  # noqa: E402
+from runtime.channel import Channel  # noqa: E402
 from runtime.failure import Refused  # noqa: E402
+from runtime.image import MAX_BYTES, SANDBOX, TooLarge, parse_json, read_all, read_file  # noqa: E402
 from runtime.jail import Jail  # noqa: E402
-
-MAX_CODE_BYTES = 16 * 1024 * 1024
-
-
-class JsonSettings:
-    """What json.JSONDecoder tells its C scanner: plain JSON, nothing special."""
-
-    strict = True
-    object_hook = None
-    object_pairs_hook = None
-    parse_float = float
-    parse_int = int
-    parse_constant = None
-    memo = None
 
 
 def main(arguments: list[str]) -> None:
     """Ends the process: with the code's own exit status, or with one of runtime/failure.py's codes."""
     status_descriptor = None
     try:
+        init = None
+        if arguments[:1] == ["--init-fd"]:
+            init = descriptor(arguments[1:2], "--init-fd")
+            del arguments[:2]
         if arguments[:1] == ["--status-fd"]:
             status_descriptor = descriptor(arguments[1:2], "--status-fd")
             del arguments[:2]
         request = Request(arguments)
         settings, policies = read_image()
+        mode = "trace" if request.trace else settings["on_denied"]
+        channel = None if init is None else Channel(init, mode, status_descriptor)
         code = request.read_code()
-        jail = Jail(settings, policies, request.uid, status_descriptor)
+        jail = Jail(settings, policies, request.uid, status_descriptor, channel)
         jail.enter()
     except Refused as refused:
         refuse(refused, status_descriptor)
@@ -76,6 +69,9 @@ class Request:
         self.text: str | None = None
         self.code_descriptor = 0
         self.uid: int | None = None
+        self.trace = rest[:1] == ["--trace"]
+        if self.trace:
+            del rest[0]
         if rest[:1] == ["--uid"]:
             self.uid = number(rest[1:2], "--uid")
             del rest[:2]
@@ -102,6 +98,8 @@ class Request:
             return self.text.encode("utf-8", "surrogateescape")
         try:
             return read_all(self.code_descriptor)
+        except TooLarge:
+            raise Refused(failure.CODE, f"the code is larger than {MAX_BYTES} bytes") from None
         except OSError as error:
             raise Refused(failure.CODE, f"the code could not be read: {error.strerror}") from None
 
@@ -126,39 +124,18 @@ def descriptor(values: list[str], option: str) -> int:
     return candidate
 
 
-def read_image() -> "tuple[dict[str, Any], dict[str, bytes]]":
+def read_image() -> "tuple[dict[str, Any], dict[str, seccomp.Programs]]":
     """runtime.json, and the whole of policy.bpf by privilege level."""
     try:
-        text = read_file(SANDBOX + "/runtime.json").decode()
-        settings, end = make_scanner(JsonSettings)(text, 0)  # type: ignore[arg-type]  # any object with these
-        if text[end:].strip():
-            raise ValueError
+        settings = parse_json(read_file(SANDBOX + "/runtime.json"))
         policy = read_file(SANDBOX + "/policy.bpf")
     except OSError as error:
         raise Refused(failure.IMAGE, f"{error.filename}: {error.strerror}", "build the image again") from None
-    except (StopIteration, ValueError):
+    except ValueError:
         raise Refused(failure.IMAGE, "runtime.json is not JSON", "build the image again") from None
-    return settings, seccomp.split(policy, settings["policy_instructions"])
-
-
-def read_all(source: int) -> bytes:
-    """Everything that descriptor `source` gives, up to MAX_CODE_BYTES."""
-    parts, size = [], 0
-    while part := posix.read(source, 1 << 16):
-        parts.append(part)
-        size += len(part)
-        if size > MAX_CODE_BYTES:
-            raise Refused(failure.CODE, f"the code is larger than {MAX_CODE_BYTES} bytes")
-    return b"".join(parts)
-
-
-def read_file(path: str) -> bytes:
-    """The bytes of the file at `path`."""
-    source = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    try:
-        return read_all(source)
-    finally:
-        posix.close(source)
+    except TooLarge:
+        raise Refused(failure.IMAGE, "policy.bpf is too large", "build the image again") from None
+    return settings, seccomp.split(policy, settings["policy_instructions"], settings["policy_sha256"])
 
 
 def describe(jail: Jail) -> bytes:
@@ -166,7 +143,8 @@ def describe(jail: Jail) -> bytes:
     namespaces = ", ".join(f'"{name}"' for name in jail.namespaces)
     return (
         f'{{"level": "{jail.level}", "uid": {jail.uid}, "landlock_abi": {jail.landlock_abi}, '
-        f'"namespaces": [{namespaces}], "scratch": "{jail.scratch}"}}\n'
+        f'"namespaces": [{namespaces}], "scratch": "{jail.scratch}", '
+        f'"naming": {"true" if jail.naming else "false"}}}\n'
     ).encode()
 
 

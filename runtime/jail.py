@@ -7,6 +7,7 @@ docs/lockdown.md says why the order is this one.
 import posix
 
 from runtime import kernel, landlock, seccomp
+from runtime.channel import Channel
 from runtime.failure import (
     CAPABILITIES,
     CHROOT,
@@ -28,14 +29,18 @@ TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
     from typing import Any
 
-MAX_DESCRIPTOR = 2**32 - 1  # close_range(2) takes unsigned int
-
+SIGKILL = 9
 S_IFMT, S_IFDIR = 0o170000, 0o040000  # inode(7)
 
 # asm-generic/resource.h
 RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_NOFILE, RLIMIT_AS = 0, 1, 4, 6, 7, 9
 
 NAMESPACE_FLAGS = {"net": kernel.CLONE_NEWNET, "ipc": kernel.CLONE_NEWIPC, "uts": kernel.CLONE_NEWUTS}
+
+NOT_NAMED = b"""\
+sandbox: note: denied calls cannot be named here, only denied: that needs Linux 5.7 (and not gVisor), /sandbox/init \
+as the parent, and a hard limit of open files above limits.open_files
+"""
 
 ROOT_NEEDS = {
     "SYS_CHROOT": kernel.CAP_SYS_CHROOT,
@@ -52,13 +57,14 @@ class Jail:
     def __init__(
         self,
         settings: "dict[str, Any]",
-        policies: dict[str, bytes],
+        policies: "dict[str, seccomp.Programs]",
         uid: int | None = None,
         keep_descriptor: int | None = None,
+        channel: Channel | None = None,
     ) -> None:
-        """`settings` is runtime.json, `policies` the filter of each level; `keep_descriptor` stays open.
+        """`settings` is runtime.json, `policies` the filters of each level; `keep_descriptor` stays open.
 
-        `uid` is for a caller that knows which uids are free (None: one is chosen).
+        `uid` is for a caller that knows which uids are free (None: one is chosen). `channel` leads to init.
         """
         self.tree = settings["tree"]
         self.required = settings["level"]
@@ -74,6 +80,10 @@ class Jail:
         self.landlock_abi = 0
         self.namespaces: list[str] = []
         self.scratch = ""
+        self.channel = channel
+        self.parent = posix.getppid()
+        self.naming = False
+        """Whether denied calls are named."""
 
     def enter(self) -> None:
         """Does every step; returns with the process locked down, or raises Refused."""
@@ -88,13 +98,13 @@ class Jail:
             # A closed one would become whatever is opened next; fchdir(2) to a folder leads out of a chroot.
             if posix.fstat(standard).st_mode & S_IFMT == S_IFDIR:
                 raise Refused(DESCRIPTORS, f"descriptor {standard} is a folder")
-        if self.keep_descriptor is None:
-            kernel.close_range(3, MAX_DESCRIPTOR)
-        else:
-            kernel.close_range(3, self.keep_descriptor - 1)
-            kernel.close_range(self.keep_descriptor + 1, MAX_DESCRIPTOR)
+        own = [] if self.channel is None else [self.channel.socket]
+        kept = [] if self.keep_descriptor is None else [self.keep_descriptor]
+        kernel.close_all_but(0, 1, 2, *own, *kept)
 
     def set_limits(self) -> None:
+        if self.channel is not None and not self.channel.move_to(self.limits["open_files"]):
+            self.channel = None
         kernel.lower_limit(RLIMIT_CORE, 0)
         kernel.lower_limit(RLIMIT_CPU, self.limits["cpu_s"])
         kernel.lower_limit(RLIMIT_FSIZE, self.limits["file_size_bytes"])
@@ -215,7 +225,7 @@ class Jail:
 
     def give_up_capabilities(self) -> None:
         kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
-        kernel.clear_capabilities()
+        kernel.set_capabilities(0)
         if any(kernel.capabilities()):
             raise Refused(CAPABILITIES, "capabilities are left after capset")
 
@@ -240,6 +250,11 @@ class Jail:
     def forbid_new_privileges(self) -> None:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+        # Who ends init ends the run. Like the dumpable flag, setresuid(2) resets it.
+        if self.channel is not None:
+            kernel.prctl(kernel.PR_SET_PDEATHSIG, SIGKILL)
+        if posix.getppid() != self.parent:
+            raise Refused(INTERNAL, "init has ended")
 
     def confine_files(self) -> None:
         if self.level == "landlock":
@@ -250,7 +265,14 @@ class Jail:
             self.landlock_abi = version
 
     def filter_syscalls(self) -> None:
-        seccomp.load(self.policies[self.level])
+        programs = self.policies[self.level]
+        listener = seccomp.load_listening(programs.named) if self.channel else None
+        if self.channel and listener is not None:
+            self.channel.hand_over(listener)
+            self.naming = True
+        else:
+            seccomp.load(programs.plain)
+            posix.write(2, NOT_NAMED)
 
 
 STEPS = (

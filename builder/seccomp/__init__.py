@@ -4,13 +4,16 @@
 """
 
 from builder.seccomp.catalog import Group, Rule, default_groups, load_groups
-from builder.seccomp.compile import compile_policy
+from builder.seccomp.compile import compile_policy, named
 from builder.seccomp.describe import describe
-from builder.seccomp.policy import Policy, effective_policy, for_landlock
+from builder.seccomp.policy import Call, Granted, Policy, Request, effective_policy, for_landlock
 
 __all__ = [
+    "Call",
+    "Granted",
     "Group",
     "Policy",
+    "Request",
     "Rule",
     "compile_policy",
     "default_groups",
@@ -18,4 +21,5 @@ __all__ = [
     "effective_policy",
     "for_landlock",
     "load_groups",
+    "named",
 ]

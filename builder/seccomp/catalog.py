@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -11,31 +10,22 @@ from typing import Any
 
 import yaml
 
-_INT_BITS = 0xFFFF_FFFF
-_ALL_BITS = 0xFFFF_FFFF_FFFF_FFFF
-_TERM = re.compile(r"(?P<argument>\w+)(?: & (?P<mask>\w+))? == (?P<value>\w+)")
+from builder.seccomp.conditions import Condition, Line, parse_line
 
+__all__ = [
+    "Catalog",
+    "Condition",
+    "Group",
+    "Line",
+    "Rule",
+    "default_groups",
+    "load_catalog",
+    "load_groups",
+    "parse_catalog",
+]
 
-@dataclass(frozen=True)
-class Condition:
-    """One argument, under a mask, has one value."""
-
-    argument: int
-    """Which of the six, from 0."""
-    mask: int
-    value: int
-
-    def holds(self, arguments: Sequence[int]) -> bool:
-        """Whether a call with these arguments (64 bits each) meets the condition."""
-        return arguments[self.argument] & self.mask == self.value
-
-
-@dataclass(frozen=True)
-class Line:
-    """Conditions that must hold together: one line of a rule's `when`."""
-
-    text: str
-    conditions: tuple[Condition, ...]
+# libyaml's parser reads the file in a tenth of the time, where PyYAML was built with it.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -68,11 +58,31 @@ class Catalog:
     landlock: Mapping[str, str]
     """Calls that the level `landlock` denies besides, each with the reason."""
     refused: Mapping[str, str]
-    """Set-up calls that nothing in config.yaml opens, each with the reason."""
+    """Set-up calls that only syscalls.unsafe opens, each with the reason."""
+    guarded: tuple[Rule, ...]
+    """Arguments of other calls that nothing in config.yaml opens."""
+    counterparts: Mapping[str, str]
+    """Calls of amd64 alone, each with the one that does its work on arm64."""
+    constants: Mapping[str, int]
+    """The names that a condition may use for a number."""
+    arguments: Mapping[str, tuple[str, ...]]
+    """How conditions name a call's arguments, for the calls that have such names."""
 
     def rules_for(self, name: str) -> tuple[Rule, ...]:
         """What all groups together allow of the call `name`."""
         return tuple(rule for group in self.groups.values() for rule in group.rules if rule.name == name)
+
+    def danger(self, name: str) -> str | None:
+        """Why the call `name` is opened by syscalls.unsafe alone; None for one that is not dangerous."""
+        for rule in self.kill:
+            if rule.name == name:
+                return rule.reason
+        reason = self.refused.get(name)
+        return self.danger(reason.removeprefix("as ")) if reason and reason.startswith("as ") else reason
+
+    def line(self, name: str, text: str) -> Line:
+        """The condition `text` for the call `name`; ConditionError for a text that is none."""
+        return parse_line(text, name, self.arguments.get(name, ()), self.constants)
 
 
 def load_groups() -> dict[str, Group]:
@@ -93,50 +103,39 @@ def load_catalog() -> Catalog:
 
 def parse_catalog(text: str) -> Catalog:
     """The catalog that `text` describes, in the format that images/python/seccomp.yaml explains."""
-    raw = yaml.safe_load(text)
-    constants = {"NULL": 0, **raw["constants"]}
+    raw = yaml.load(text, _LOADER)  # noqa: S506 - a safe one
+    used = {"NULL": 0, **raw["constants"]}
+    groups = {
+        name: Group(name, group["risk"], _rules(group["calls"], used))
+        for name, group in raw["groups"].items()
+    }
+    arguments = {call: tuple(names) for call, names in raw["arguments"].items()}
+    for calls in (*(group["calls"] for group in raw["groups"].values()), raw["guarded"]):
+        for call, spec in calls.items():
+            if not isinstance(spec, str):
+                arguments.setdefault(call, tuple(spec["args"]))
     return Catalog(
-        groups={
-            name: Group(
-                name=name,
-                risk=group["risk"],
-                rules=tuple(_rule(call, spec, constants) for call, spec in group["calls"].items()),
-            )
-            for name, group in raw["groups"].items()
-        },
+        groups=groups,
         default=tuple(raw["default"]),
-        enosys=tuple(Rule(name, reason) for name, reason in raw["enosys"].items()),
-        kill=tuple(Rule(name, reason) for name, reason in raw["kill"].items()),
+        enosys=_rules(raw["enosys"], used),
+        kill=_rules(raw["kill"], used),
         landlock=raw["landlock"],
         refused=raw["refused"],
+        guarded=_rules(raw["guarded"], used),
+        counterparts=raw["counterparts"],
+        constants=used | raw["offered"],
+        arguments=arguments,
     )
+
+
+def _rules(calls: Mapping[str, str | dict[str, Any]], constants: Mapping[str, int]) -> tuple[Rule, ...]:
+    return tuple(_rule(name, spec, constants) for name, spec in calls.items())
 
 
 def _rule(name: str, spec: str | dict[str, Any], constants: Mapping[str, int]) -> Rule:
     if isinstance(spec, str):
         return Rule(name, spec)
-    lines = tuple(
-        Line(line, tuple(_condition(term, spec["args"], constants) for term in line.split(" and ")))
-        for line in spec["when"]
-    )
+    lines = tuple(parse_line(text, name, spec["args"], constants) for text in spec["when"])
     if not lines:  # would read as "never" and mean "always"
         raise ValueError(f"{name}: `when` is empty")
     return Rule(name, spec["reason"], lines)
-
-
-def _condition(term: str, arguments: list[str], constants: Mapping[str, int]) -> Condition:
-    match = _TERM.fullmatch(term)
-    if match is None:
-        raise ValueError(f"{term!r} is not `argument == value` or `argument & mask == value`")
-
-    def number(word: str) -> int:
-        return constants[word] if word in constants else int(word, 0)
-
-    # An int is compared by its low half: the kernel reads no more, and the high half may hold anything.
-    mask = _ALL_BITS if match["value"] == "NULL" else _INT_BITS
-    if match["mask"]:
-        mask = number(match["mask"])
-    value = number(match["value"])
-    if value & ~mask:
-        raise ValueError(f"{term!r} can never hold")
-    return Condition(arguments.index(match["argument"]), mask, value)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import struct
 import tempfile
+from collections.abc import Callable
+from typing import IO, Any
 
 from builder.arch import Arch
 from builder.errors import BuildError
-from builder.seccomp.policy import Policy
+from builder.seccomp.policy import Policy, for_landlock
 from builder.seccomp.syscalls import libseccomp, number, token
 
-MAX_INSTRUCTIONS = 4096
-"""BPF_MAXINSNS (linux/bpf_common.h): the kernel refuses a longer program."""
+MAX_INSTRUCTIONS = 4096 - 4
+"""BPF_MAXINSNS (linux/bpf_common.h), beyond which the kernel refuses a program, less what named() adds."""
 
 INSTRUCTION = struct.Struct("<HBBI")
 """struct sock_filter (linux/filter.h), little endian: code, jump if true, jump if false, constant."""
@@ -20,9 +22,17 @@ INSTRUCTION = struct.Struct("<HBBI")
 X32_BIT = 0x4000_0000
 """Set in the number of each call of amd64's x32 ABI, which shares amd64's AUDIT_ARCH; in no number else."""
 
+# linux/seccomp.h
+_KILL_PROCESS, _ERRNO_EPERM, _USER_NOTIF, _ALLOW = 0x8000_0000, 0x0005_0001, 0x7FC0_0000, 0x7FFF_0000
+PREFIX_INSTRUCTIONS = 7
+"""What stands before libseccomp's program: foreign ABIs and calls newer than the policy."""
 _LOAD, _JUMP_IF_EQUAL, _JUMP_IF_GREATER, _JUMP_IF_GREATER_OR_EQUAL, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x06
-_NUMBER, _ARCH = 0, 4  # offsets in struct seccomp_data
+_NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
 _BINARY_TREE = 2  # SCMP_FLTATR_CTL_OPTIMIZE
+
+
+NAMED = " named"
+"""What the program of a level for supervised runs is called, behind the level."""
 
 
 def compile_policy(policy: Policy, arch: Arch) -> bytes:
@@ -39,6 +49,45 @@ def compile_policy(policy: Policy, arch: Arch) -> bytes:
             "take calls with many conditions out of syscalls: {groups, allow}",
         )
     return program
+
+
+def named(program: bytes, arch: Arch, channel: int) -> bytes:
+    """The same filter for a run with a supervisor, which is asked about each call that would get EPERM.
+
+    What is killed stays killed, and what gets ENOSYS gets it without anybody's help. sendmsg(2) is let
+    through on descriptor `channel`, on which the runtime sends away the filter's listener: the number is at
+    the limit of open descriptors, so the code can have none with it.
+    """
+    instructions = _denying(program, _USER_NOTIF)
+    # The prefix has loaded the number, and libseccomp's program loads what it needs anew.
+    opened: list[tuple[int, ...]] = [
+        (_JUMP_IF_EQUAL, 0, 3, number("sendmsg", arch) or 0),  # both architectures have it
+        (_LOAD, 0, 0, _FIRST_ARGUMENT),
+        (_JUMP_IF_EQUAL, 0, 1, channel),
+        (_RETURN, 0, 0, _ALLOW),
+    ]
+    instructions[PREFIX_INSTRUCTIONS:PREFIX_INSTRUCTIONS] = opened
+    return b"".join(INSTRUCTION.pack(*one) for one in instructions)
+
+
+def _denying(program: bytes, action: int) -> list[tuple[int, ...]]:
+    """`program`, with `action` where it answers EPERM."""
+    return [
+        (code, yes, no, action if (code, constant) == (_RETURN, _ERRNO_EPERM) else constant)
+        for code, yes, no, constant in INSTRUCTION.iter_unpack(program)
+    ]
+
+
+def compile_levels(policy: Policy, arch: Arch, channel: int) -> dict[str, bytes]:
+    """The programs of policy.bpf, sorted: for each level the plain one, and the one for a supervised run."""
+    programs: dict[str, bytes] = {}
+    for level, at_level in (("chroot", policy), ("landlock", for_landlock(policy))):
+        plain = compile_policy(at_level, arch)
+        programs[f"{level}{NAMED}"] = named(plain, arch, channel)
+        if policy.on_denied == "kill":
+            plain = b"".join(INSTRUCTION.pack(*one) for one in _denying(plain, _KILL_PROCESS))
+        programs[level] = plain
+    return dict(sorted(programs.items()))
 
 
 def newest_number(policy: Policy, arch: Arch) -> int:
@@ -71,7 +120,23 @@ def _newer_calls(policy: Policy, arch: Arch) -> bytes:
     )
 
 
+def pseudo_code(policy: Policy, arch: Arch) -> str:
+    """libseccomp's part of the program, as it tells it to people: PFC."""
+    return _exported(_libseccomp_filter(policy, arch).export_pfc).decode()
+
+
 def _libseccomp_program(policy: Policy, arch: Arch) -> bytes:
+    return _exported(_libseccomp_filter(policy, arch).export_bpf)
+
+
+def _exported(export: Callable[[IO[bytes]], None]) -> bytes:
+    with tempfile.TemporaryFile() as file:
+        export(file)
+        file.seek(0)
+        return file.read()
+
+
+def _libseccomp_filter(policy: Policy, arch: Arch) -> Any:  # the binding has no types
     seccomp = libseccomp()
     program = seccomp.SyscallFilter(seccomp.ERRNO(errno.EPERM))
     # Ours have killed these before; libseccomp by itself would kill one thread of the process.
@@ -102,7 +167,4 @@ def _libseccomp_program(policy: Policy, arch: Arch) -> bytes:
             )
         if not lines:
             add(seccomp.ALLOW, name)
-    with tempfile.TemporaryFile() as file:
-        program.export_bpf(file)
-        file.seek(0)
-        return file.read()
+    return program

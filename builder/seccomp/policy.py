@@ -1,74 +1,64 @@
-"""Groups of the catalog and names of config.yaml come to one policy; every mistake is told at once."""
+"""What a config asks comes to one policy for one architecture; every mistake is told at once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
-from builder.errors import ConfigError
-from builder.seccomp.catalog import Catalog, Line, Rule, load_catalog
-from builder.seccomp.syscalls import known_names
+from builder.arch import ARCHES, Arch
+from builder.seccomp import grants
+from builder.seccomp.catalog import Line, Rule, load_catalog
+from builder.seccomp.grants import Granted, Scope, lines_by_name
+from builder.seccomp.numbered import numbered
+from builder.seccomp.request import Call, OnDenied, Problem, Request, refusal, request_problems
 
-Problems = list[tuple[str, int, str, str | None]]
-"""(groups, allow or deny; index in that list; what is wrong; hint)."""
-
-
-@dataclass(frozen=True)
-class Granted:
-    """One call that one source allows; several may allow the same call, each with its own conditions."""
-
-    source: str
-    """A group's name, or syscalls.allow."""
-    rule: Rule
+__all__ = ["Call", "Granted", "Policy", "Request", "effective_policy", "for_landlock", "policy_problems"]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What each call is answered with, on any architecture. A call that stands nowhere here gets EPERM."""
+    """What each call is answered with on one architecture. A call that stands nowhere here is denied."""
 
     groups: tuple[str, ...]
     """The groups in force, in the catalog's order."""
     allow: tuple[Granted, ...]
     denied: tuple[str, ...]
-    """What syscalls.deny took out again."""
+    """What syscalls.deny took out again, whatever the arguments."""
     enosys: tuple[Rule, ...]
     kill: tuple[Rule, ...]
+    on_denied: OnDenied = "errno"
+    """What a denied call comes to: EPERM, the end of the process, or a line on stderr and no more."""
+    unsafe: tuple[str, ...] = ()
+    """Dangerous calls that are open."""
+    restricted: tuple[Call, ...] = ()
+    """What syscalls.deny took out by argument: `allow` has what is left."""
+    notes: tuple[str, ...] = ()
+    """What whoever builds has to know: one sentence each."""
 
     def allowed(self) -> dict[str, tuple[Line, ...]]:
         """Each allowed call by name, sorted; the lines of which one must hold, none where it always is."""
-        lines: dict[str, tuple[Line, ...]] = {}
-        for name in sorted({granted.rule.name for granted in self.allow}):
-            rules = [granted.rule for granted in self.allow if granted.rule.name == name]
-            whole = any(not rule.when for rule in rules)
-            lines[name] = () if whole else tuple(dict.fromkeys(line for rule in rules for line in rule.when))
-        return lines
+        return lines_by_name(self.allow)
 
 
-def effective_policy(groups: Iterable[str], allow: Sequence[str] = (), deny: Sequence[str] = ()) -> Policy:
-    """The policy of these groups, with the calls in `allow` and without those in `deny`.
+def effective_policy(request: Request, arch: Arch) -> Policy:
+    """The policy that `request` comes to on `arch`.
 
     A name in `allow` opens what all groups together would open of that call, with their conditions: so
     `socket` is TCP and UDP, and `clone` never a new namespace. One that no group has is opened whole.
-    ConfigError, with every problem, for unknown groups and calls, for a call in both lists, and for what is
-    never opened. ToolMissing without libseccomp, whose tables say which calls there are.
+    ConfigError, with every problem, for what cannot be; ToolMissing without libseccomp, whose tables say
+    which calls there are.
     """
-    catalog = load_catalog()
-    groups = tuple(groups)
-    if problems := policy_problems(groups, allow, deny):
-        raise ConfigError([(f"syscalls.{key}[{index}]: {what}", hint) for key, index, what, hint in problems])
-    in_force = tuple(name for name in catalog.groups if name in groups)
-    granted = [Granted(name, rule) for name in in_force for rule in catalog.groups[name].rules]
-    for name in sorted(set(allow)):
-        rules = catalog.rules_for(name) or (Rule(name, "named in the config"),)
-        granted += [Granted("syscalls.allow", rule) for rule in rules]
-    return Policy(
-        groups=in_force,
-        allow=tuple(one for one in granted if one.rule.name not in deny),
-        denied=tuple(sorted(set(deny))),
-        enosys=tuple(rule for rule in catalog.enosys if rule.name not in allow),
-        kill=catalog.kill,
-    )
+    problems = request_problems(request)
+    if not problems:
+        policy, problems = _policy(request, arch)
+    if problems:
+        raise refusal(problems)
+    return policy
+
+
+def policy_problems(request: Request) -> list[Problem]:
+    """Everything that effective_policy refuses."""
+    # amd64 has every call that arm64 has.
+    return request_problems(request) or _policy(request, ARCHES["amd64"])[1]
 
 
 def for_landlock(policy: Policy) -> Policy:
@@ -81,64 +71,29 @@ def for_landlock(policy: Policy) -> Policy:
     )
 
 
-def policy_problems(groups: Sequence[str], allow: Sequence[str], deny: Sequence[str]) -> Problems:
-    """Everything that effective_policy refuses."""
+def _policy(request: Request, arch: Arch) -> tuple[Policy, list[Problem]]:
     catalog = load_catalog()
-    return _group_problems(groups, catalog) + _call_problems(allow, deny, catalog)
-
-
-def _group_problems(groups: Sequence[str], catalog: Catalog) -> Problems:
-    return [
-        (
-            "groups",
-            index,
-            f"no group named {_quoted(name)}",
-            _meant(name, catalog.groups) or f"the groups are {', '.join(catalog.groups)}",
-        )
-        for index, name in enumerate(groups)
-        if name not in catalog.groups
-    ]
-
-
-def _call_problems(allow: Sequence[str], deny: Sequence[str], catalog: Catalog) -> Problems:
-    killed = {rule.name: rule.reason for rule in catalog.kill}
-    problems: Problems = []
-    for key, names in (("allow", allow), ("deny", deny)):
-        for index, name in enumerate(names):
-            if name not in known_names():
-                problems.append(
-                    (
-                        key,
-                        index,
-                        f"no system call named {_quoted(name)} on amd64 or arm64",
-                        "give the name of the call: its number is another one on each architecture"
-                        if name.lstrip("-").isdecimal()
-                        else _meant(name, known_names()),
-                    )
-                )
-            elif key == "allow" and name in killed:
-                hint = f"only an attack makes this call ({killed[name]}): it ends the run"
-                problems.append((key, index, f'"{name}" cannot be allowed', hint))
-            elif key == "allow" and name in catalog.refused:
-                hint = f"{_reason(name, catalog)}: nothing opens this call to the code"
-                problems.append((key, index, f'"{name}" cannot be allowed', hint))
-            elif key == "deny" and name in allow:
-                other = f"syscalls.allow[{allow.index(name)}]"
-                hint = "take it out of one of the two"
-                problems.append((key, index, f'"{name}" is in {other} too', hint))
-    return problems
-
-
-def _reason(name: str, catalog: Catalog) -> str:
-    """Why `name` is refused, where the file says "as OTHER" with OTHER's reason."""
-    reason = catalog.refused[name]
-    return _reason(reason.removeprefix("as "), catalog) if reason.startswith("as ") else reason
-
-
-def _meant(name: str, candidates: Iterable[str]) -> str | None:
-    close = get_close_matches(name.lower(), sorted(candidates), n=1, cutoff=0.7)
-    return f'did you mean "{close[0]}"?' if close else None
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.encode("unicode_escape").decode().replace('"', '\\"')[:80] + '"'
+    scope = Scope(request, arch, catalog)
+    asked: list[Granted] = []
+    notes: list[str] = []
+    for source in (grants.grouped, grants.allowed, grants.opened_all_the_same):
+        granted, said = source(scope)
+        asked += granted
+        notes += said
+    granted, said = numbered(scope, asked)
+    left, unsaid, problems = grants.less_denied(scope, [*asked, *granted])
+    if request.on_denied == "log":
+        unsaid.append("syscalls.on_denied: log lets denied calls through, all but the dangerous ones")
+    opened = {one.rule.name for one in left}
+    policy = Policy(
+        groups=request.groups_in_force(catalog),
+        allow=tuple(left),
+        denied=tuple(sorted(scope.shut | {call.name for call in request.deny} - opened)),
+        enosys=tuple(rule for rule in catalog.enosys if rule.name not in opened),
+        kill=tuple(rule for rule in catalog.kill if rule.name not in opened),
+        on_denied=request.on_denied,
+        unsafe=tuple(sorted(opened & set(request.unsafe))),
+        restricted=tuple(call for call in request.deny if call.lines and call.name in opened),
+        notes=(*notes, *said, *unsaid),
+    )
+    return policy, problems

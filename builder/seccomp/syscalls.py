@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 from builder.arch import ARCHES, Arch
 from builder.errors import ToolMissing
@@ -47,13 +49,16 @@ def number(name: str, arch: Arch) -> int | None:
 
 
 @cache
+def table(arch: Arch) -> Mapping[int, str]:
+    """Each system call of `arch` that libseccomp knows: its name by its number, in the order of numbers."""
+    names = {}
+    for candidate in range(_BEYOND_EVERY_TABLE):
+        with suppress(ValueError):  # no such number
+            names[candidate] = libseccomp().resolve_syscall(token(arch), candidate).decode()
+    return MappingProxyType(names)
+
+
+@cache
 def known_names() -> frozenset[str]:
     """Every call that libseccomp knows on amd64 or on arm64."""
-    names = set()
-    for arch in ARCHES.values():
-        for candidate in range(_BEYOND_EVERY_TABLE):
-            try:
-                names.add(libseccomp().resolve_syscall(token(arch), candidate).decode())
-            except ValueError:  # no such number
-                continue
-    return frozenset(names)
+    return frozenset(name for arch in ARCHES.values() for name in table(arch).values())

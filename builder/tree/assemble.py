@@ -15,16 +15,20 @@ from builder.errors import BuildError, room_hint
 from builder.tree.bytecode import check_version, compile_source
 from builder.tree.contents import Contents, tree_contents
 from builder.tree.root import Root
-from builder.tree.spec import SANDBOX_PATH, TREE_PATH, TreeSpec
+from builder.tree.spec import INIT_PATH, SANDBOX_PATH, TREE_PATH, TreeSpec
 from builder.tree.write import (
     FILE_MODE,
     FOLDER_MODE,
+    PROGRAM_MODE,
     compile_contents,
     copy_contents,
     measure,
     normalize,
     set_time,
 )
+
+STARTED = ("entrypoint.py", "supervisor.py")
+"""The runtime's files that an interpreter is started with; the others are modules."""
 
 MOUNT_POINTS = ("dev", "proc", "sys", "tmp")
 """Real folders of the image: an engine mounts over them."""
@@ -114,18 +118,21 @@ def _assemble(
 
 
 def _write_runtime(spec: TreeSpec, contents: Contents, runtime: Path, policy: Path, sandbox: Path) -> None:
-    """/sandbox: sourceless bytecode, the native module, the filter and runtime.json."""
+    """/sandbox: sourceless bytecode, the native module, the filter, calls.json and runtime.json."""
     package = sandbox / "runtime"
     package.mkdir(parents=True)
     for source in sorted(runtime.glob("*.py")):
-        entrypoint = source.name == "entrypoint.py"
-        place = sandbox if entrypoint else package
-        jail_path = posixpath.join(SANDBOX_PATH, "" if entrypoint else "runtime", source.name)
+        started = source.name in STARTED
+        place = sandbox if started else package
+        jail_path = posixpath.join(SANDBOX_PATH, "" if started else "runtime", source.name)
         if not compile_source(source, place / f"{source.stem}.pyc", jail_path):
             version = ".".join(map(str, contents.interpreter.version))
             raise BuildError(f"{source} is not valid Python {version}")
     shutil.copyfile(runtime / "_syscall.abi3.so", package / "_syscall.abi3.so")
+    shutil.copyfile(runtime / "init", sandbox / "init")
     shutil.copyfile(policy, sandbox / "policy.bpf")
+    # Small: it is read in a run, while a denied call waits.
+    (sandbox / "calls.json").write_text(json.dumps(spec.calls, sort_keys=True, separators=(",", ":")) + "\n")
     facts = spec.runtime | {"python": contents.interpreter.path, "sys_path": contents.sys_path}
     (sandbox / "runtime.json").write_text(_json(facts))
 
@@ -160,7 +167,8 @@ def _normalize(image: Path, tree: Path, epoch: int) -> None:
             if path.is_symlink() or path == tree:
                 set_time(path, epoch)
             else:
-                normalize(path, FOLDER_MODE if path.is_dir() else FILE_MODE, epoch)
+                file_mode = PROGRAM_MODE if path == image / INIT_PATH[1:] else FILE_MODE
+                normalize(path, FOLDER_MODE if path.is_dir() else file_mode, epoch)
     normalize(image / "tmp", 0o1777, epoch)
     normalize(image, FOLDER_MODE, epoch)
 

@@ -16,6 +16,9 @@ ISOLATED = ("-I", "-S", "-B")
 SANDBOX_PATH = "/sandbox"
 """Where the runtime lies in the image: outside the tree, so that code in the jail cannot see it."""
 
+INIT_PATH = f"{SANDBOX_PATH}/init"
+"""The image's first process; the rest of its command follows."""
+
 RULE_LISTS = ("system_files", "prune", "sourceless", "libraries")
 """The lists of images/python/tree.yaml, which are fields of TreeSpec."""
 
@@ -60,6 +63,8 @@ class TreeSpec:
     """Shared libraries opened by dlopen, which no ELF header names: sonames."""
     epoch: int = 0
     """Modification time of every entry: seconds since 1970, SOURCE_DATE_EPOCH."""
+    calls: dict[str, Any] = field(default_factory=dict)
+    """calls.json, from which the runtime names denied calls: builder/seccomp/naming.py."""
     runtime: dict[str, Any] = field(default_factory=dict)
     """runtime.json as far as the plan decides it; the assembler adds `python` and `sys_path`."""
 

@@ -5,18 +5,38 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 
 from builder.arch import host_arch
+from builder.config import load_config
+from builder.plan import make_plan
+from builder.seccomp.catalog import load_catalog
+from builder.seccomp.policy import Policy
 from builder.seccomp.syscalls import number
-from tests.conftest import Place, Result
+from tests.conftest import REPOSITORY, Bare, Container, Place, Result
+
+NAMED = re.compile(
+    rf"sandbox: denied (?P<call>\w+) \((?P<number>\d+), {host_arch().name}\)(?: at line \d+ of the code)?"
+    r"(?:, which ends the run)?(?:; dangerous: [^\n]+)?(?:; to allow it: [^\n]+)?\n"
+)
+"""What the supervisor says of a denied call."""
+
+LANDLOCK = load_catalog().landlock.keys()
+"""Calls that are denied at one privilege level alone."""
 
 ABSENT = ("ENOSYS", "EAFNOSUPPORT", "EPROTONOSUPPORT", "ESOCKTNOSUPPORT")
 """What a kernel says of a call, an address family, a protocol that it was built without."""
 
 NOBODY = 2**30
 """A process id that no process has: pid_max is 2**22 at most."""
+
+
+@cache
+def shipped_policy() -> Policy:
+    """The policy of the jails that attacks are tried in."""
+    return make_plan(load_config(REPOSITORY / "config.yaml", {})[0], host_arch()).policy
 
 
 @dataclass(frozen=True)
@@ -52,10 +72,13 @@ def call(name, *arguments):
     words = [ctypes.c_long(word) if isinstance(word, int) else word for word in arguments]
     result = libc.syscall(ctypes.c_long(numbers[name]), *words)
     if result == -1:
+        if ctypes.get_errno() == errno.EPERM:
+            denied.add(name)
         raise OSError(ctypes.get_errno(), name)
     return result
 
 outcomes = {{}}
+denied = set()
 for name, lines in attacks.items():
     scope = dict(call=call, ctypes=ctypes, libc=libc, os=os, sys=sys)
     try:
@@ -68,6 +91,18 @@ for name, lines in attacks.items():
 print(json.dumps(outcomes))
 """
 
+REFUSED = """
+import ctypes, errno, json
+libc = ctypes.CDLL(None, use_errno=True)
+numbers = json.loads({data!r})
+refused = []
+for name, number in numbers.items():
+    libc.syscall(ctypes.c_long(number), *[ctypes.c_long(-1)] * 6)
+    if ctypes.get_errno() == errno.EPERM:
+        refused.append(name)
+print(json.dumps(refused))
+"""
+
 
 def program(lines_by_name: Mapping[str, str]) -> str:
     """One program that makes all the attacks, one after the other, and prints the outcomes as JSON."""
@@ -78,13 +113,38 @@ def program(lines_by_name: Mapping[str, str]) -> str:
 
 def outcomes(place: Place, lines_by_name: Mapping[str, str]) -> dict[str, str]:
     """What became of each attack in `place`; the program that made them must have run to its end."""
-    return read(place.run(program(lines_by_name)))
+    ended = place.run(program(lines_by_name) + "print(json.dumps(sorted(denied)))")
+    told, _, denied = ended.stdout.partition("\n")
+    if isinstance(place, Bare | Container) and ended.exit_code == 0:
+        judge_names(place, json.loads(denied), ended.stderr)
+    return read(Result(ended.exit_code, told, ended.stderr))
 
 
 def read(result: Result) -> dict[str, str]:
-    """The outcomes that the program printed."""
-    assert (result.exit_code, result.stderr) == (0, "")
+    """The outcomes that the program printed; on stderr are names of denied calls at most."""
+    assert (result.exit_code, NAMED.sub("", result.stderr)) == (0, "")
     return dict(json.loads(result.stdout))
+
+
+def judge_names(place: Place, denied: Sequence[str], stderr: str) -> None:
+    """Every call that the policy denied is named, with its number, and none that it allows."""
+    named = {match["call"]: int(match["number"]) for match in NAMED.finditer(stderr)}
+    assert named == {name: number(name, host_arch()) for name in named}
+    allowed = shipped_policy().allowed()
+    assert {name for name in named if allowed.get(name) == ()} - LANDLOCK == set()
+    unnamed = {name for name in denied if name not in allowed} - named.keys()
+    assert unnamed - refused_by_engine(place, unnamed) == set()
+
+
+def refused_by_engine(place: Place, names: Collection[str]) -> set[str]:
+    """Those of `names` that are EPERM in such a container without our filter: its engine outranks ours."""
+    if not names or not isinstance(place, Container):
+        return set()
+    numbers = {name: number(name, host_arch()) for name in names}
+    bare = replace(place, options=(*place.options, "--entrypoint=/usr/bin/python3.13"))
+    ended = bare.run(REFUSED.format(data=json.dumps(numbers)))
+    assert (ended.exit_code, ended.stderr) == (0, "")
+    return set(json.loads(ended.stdout))
 
 
 def judge(attacks: Mapping[str, Attack], outside: Place, jail: Place, where: str) -> None:
@@ -110,7 +170,7 @@ def differences(ended: Mapping[str, str], due: Mapping[str, str]) -> dict[str, s
 
 
 def judge_killed(attack: Attack, jail: Place) -> None:
-    """The attack ends the run by its signal, before it gets an answer."""
+    """The attack ends the run by its signal, before it gets an answer; a call that does it is named."""
     ended = jail.run(program({"attack": attack.lines}))
     signal_number = signal.Signals[attack.inside]
     assert (ended.exit_code, ended.stdout) == (128 + signal_number, "")

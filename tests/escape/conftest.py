@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from builder.arch import host_arch
+from builder.config import Config
+from builder.plan import make_plan
 from builder.seccomp.syscalls import number
-from builder.tree.spec import TREE_PATH
+from builder.tree.spec import INIT_PATH, TREE_PATH
 from tests.conftest import RESTRICTED, Bare, Container, Outside, Place, Result, interpreter, result_of
 
 pytest.register_assert_rewrite("tests.escape.attacks")
@@ -62,6 +64,8 @@ class Entrypoint:
     """Done by the new process in its root, as the last thing before it executes the interpreter."""
     script: str = "/sandbox/entrypoint.pyc"
     pass_fds: tuple[int, ...] = ()
+    init: tuple[str, ...] = (INIT_PATH,)
+    """What starts the interpreter; nothing: the test itself does."""
 
     @property
     def tree(self) -> Path:
@@ -75,6 +79,14 @@ class Entrypoint:
         """Changes keys of runtime.json."""
         self.replace("sandbox/runtime.json", json.dumps(self.settings | settings).encode())
 
+    def set_policy(self, **syscalls: Any) -> None:
+        """The image as if it had been built with this `syscalls:` section, which show-config would show."""
+        plan = make_plan(Config.model_validate({"syscalls": syscalls}), host_arch())
+        keys = ("on_denied", "policy_instructions", "policy_sha256")
+        self.set(**{key: plan.spec.runtime[key] for key in keys})
+        self.replace("sandbox/policy.bpf", plan.policy_bpf)
+        self.replace("sandbox/calls.json", json.dumps(plan.spec.calls).encode())
+
     def replace(self, path: str, content: bytes | None) -> None:
         """Puts another file in the place of the one at `path`, whose bytes other copies of the root share."""
         (self.root / path).unlink(missing_ok=True)
@@ -83,7 +95,7 @@ class Entrypoint:
 
     def command(self, *arguments: str) -> list[str]:
         """As the image has it; to be executed after `enter`."""
-        return [self.python, "-I", "-S", "-B", self.script, *arguments]
+        return [*self.init, self.python, "-I", "-S", "-B", self.script, *arguments]
 
     def start(self, *arguments: str, **options: Any) -> Result:
         """Runs the entrypoint with `arguments`; `options` are subprocess.run's."""
@@ -95,6 +107,12 @@ class Entrypoint:
         )
         code = done.returncode if done.returncode >= 0 else 128 - done.returncode
         return Result(code, (done.stdout or b"").decode(), (done.stderr or b"").decode())
+
+    def begin(self, code: str) -> subprocess.Popen[bytes]:
+        """Starts the entrypoint with pipes as stdin and stdout, and does not wait."""
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        command = self.command("-c", code)
+        return subprocess.Popen(command, preexec_fn=self.enter, stderr=subprocess.DEVNULL, **pipes)
 
     def run(self, code: str, *, stdin: str | None = None, timeout_s: float = 60) -> Result:
         options: dict[str, Any] = {"timeout": timeout_s} | ({"input": stdin.encode()} if stdin else {})

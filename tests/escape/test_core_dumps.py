@@ -33,7 +33,7 @@ def test_a_crash_leaves_no_core_file(writable: Outside, entrypoint: Entrypoint) 
     """The same crash from the same caller, who allows core files: there is one of the control alone."""
     plain = ["chroot", str(writable.root), *interpreter(writable.root), "-I", "-S", "-c", CRASH]
     assert crash(plain) == (signal.SIGSEGV, True)
-    assert crash(entrypoint.command("-c", CRASH), entrypoint.enter) == (signal.SIGSEGV, False)
+    assert crash(entrypoint.command("-c", CRASH), entrypoint.enter) == (128 + signal.SIGSEGV, False)
 
 
 def test_core_files_stay_off(outside: Place, jail: Place, where: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -204,8 +205,7 @@ IMAGES: dict[str, tuple[int, str, Callable[[bytes], bytes | None]]] = {
     "policy, an instruction long": (failure.IMAGE, "policy.bpf", lambda whole: whole + whole[-8:]),
     "policy, half": (failure.IMAGE, "policy.bpf", lambda whole: whole[: len(whole) // 16 * 8]),
     "policy, longer than any": (failure.IMAGE, "policy.bpf", lambda whole: whole * 100),
-    "policy, no filter": (failure.SECCOMP, "policy.bpf", lambda whole: b"\xff" * len(whole)),
-    "policy, without an end": (failure.SECCOMP, "policy.bpf", lambda whole: bytes(len(whole))),
+    "policy, one bit": (failure.IMAGE, "policy.bpf", lambda whole: whole[:-1] + bytes([whole[-1] ^ 1])),
     "settings, missing": (failure.IMAGE, "runtime.json", lambda _: None),
     "settings, empty": (failure.IMAGE, "runtime.json", lambda _: b""),
     "settings, garbage": (failure.IMAGE, "runtime.json", lambda _: b"\0\xff garbage"),
@@ -229,12 +229,24 @@ def test_an_image_that_is_not_whole_ends_the_run(name: str, entrypoint: Entrypoi
     expect_refusal(entrypoint.run(CODE), code)
 
 
+@pytest.mark.parametrize("byte", [b"\xff", b"\0"])
+def test_a_policy_that_is_no_filter_is_refused(byte: bytes, entrypoint: Entrypoint) -> None:
+    """What the kernel does not take ends the run, whatever digest it comes with."""
+    size = (entrypoint.root / "sandbox/policy.bpf").stat().st_size
+    entrypoint.replace("sandbox/policy.bpf", byte * size)
+    entrypoint.set(policy_sha256=hashlib.sha256(byte * size).hexdigest())
+    expect_refusal(entrypoint.run(CODE), failure.SECCOMP)
+
+
 def test_a_policy_longer_than_the_kernel_takes_is_refused(entrypoint: Entrypoint) -> None:
     """4097 instructions for one level, and settings that expect so many."""
     policy = (entrypoint.root / "sandbox/policy.bpf").read_bytes()
-    entrypoint.replace("sandbox/policy.bpf", policy[-8:] * 4098)
-    for lengths in ({"chroot": 4097, "landlock": 1}, {"chroot": 1, "landlock": 4097}):
-        entrypoint.set(policy_instructions=lengths)
+    entrypoint.replace("sandbox/policy.bpf", policy[-8:] * 4100)
+    names = list(entrypoint.settings["policy_instructions"])
+    for name in names:
+        lengths = dict.fromkeys(names, 1) | {name: 4097}
+        digest = hashlib.sha256(policy[-8:] * 4100).hexdigest()
+        entrypoint.set(policy_instructions=lengths, policy_sha256=digest)
         expect_refusal(entrypoint.run(CODE), failure.IMAGE)
 
 

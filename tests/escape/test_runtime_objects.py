@@ -122,7 +122,7 @@ def test_nothing_secret_is_in_the_runtimes_settings(jail: Place) -> None:
     """runtime.json is readable to code that looks through the frames: it has what the run is told anyway."""
     lines = FRAMES + "found = sorted(frame.f_locals['settings'])"
     known = (
-        "['env', 'env_keep', 'level', 'limits', 'namespaces', 'network', 'policy_instructions', 'python', "
+        "['env', 'env_keep', 'level', 'limits', 'namespaces', 'network', 'on_denied', 'policy_instructions', "
     )
-    known += "'sys_path', 'tree', 'uid_range', 'worker_timeout_s']"
+    known += "'policy_sha256', 'python', 'sys_path', 'tree', 'uid_range', 'worker_timeout_s']"
     assert outcomes(jail, {"settings": lines}) == {"settings": known}

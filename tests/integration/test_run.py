@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -282,15 +281,6 @@ def test_closed_stream(closed: str, run: RunOf) -> None:
 
 
 # What is said
-
-
-def test_status(run: RunOf) -> None:
-    """--status adds a line of JSON to stderr: what was in force, and that we did not end the run."""
-    done = run("--status", "-c", "import os, sys; print(os.getuid()); sys.exit(3)")
-    status = json.loads(done.stderr)
-    assert set(status) == {"level", "uid", "landlock_abi", "namespaces", "scratch", "stopped"}
-    assert status["stopped"] is None
-    assert (done.exit_code, done.stdout) == (3, f"{status['uid']}\n")
 
 
 @pytest.mark.parametrize(

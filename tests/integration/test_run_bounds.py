@@ -19,6 +19,9 @@ from tests.conftest import result_of, sandbox_build
 RUN = (sys.executable, "-m", "builder", "run", "--image")
 
 
+WITHOUT_NAMESPACES = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+
+
 @pytest.fixture(scope="module")
 def forking(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An image whose code may fork."""
@@ -29,7 +32,7 @@ def forking(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / host_arch().name / "image.tar"
 
 
-@pytest.mark.parametrize("prefix", [(), ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")])
+@pytest.mark.parametrize("prefix", [(), WITHOUT_NAMESPACES])
 def test_a_fork_does_not_outlive_the_run(prefix: tuple[str, ...], forking: Path) -> None:
     """A child that lets go of the output ends with its parent, with a PID namespace and without one."""
     marker = f"child-of-{os.getpid()}-{len(prefix)}"
@@ -42,6 +45,33 @@ def test_a_fork_does_not_outlive_the_run(prefix: tuple[str, ...], forking: Path)
     time.sleep(0.2)
     alive = [path for path in Path("/proc").glob("[0-9]*/cmdline") if marker.encode() in _read(path)]
     assert alive == []
+
+
+@pytest.mark.parametrize("prefix", [(), WITHOUT_NAMESPACES])
+def test_a_fork_that_holds_the_output_does_not_delay_the_end(prefix: tuple[str, ...], forking: Path) -> None:
+    """The run ends with its first process, and a child that could still print ends with it."""
+    marker = f"holder-of-{os.getpid()}-{len(prefix)}"
+    code = (
+        "import os, time\n"
+        "if os.fork() == 0:\n    time.sleep(60)\n"
+        f"print('x' * 50_000, flush=True)\nos._exit(7)\n# {marker}"
+    )
+    started = time.monotonic()
+    ended = result_of([*prefix, *RUN, str(forking), "--timeout", "20", "-c", code], None, 30)
+    assert (ended.exit_code, ended.stdout, ended.stderr) == (7, "x" * 50_000 + "\n", "")
+    assert time.monotonic() - started < 10
+    time.sleep(0.2)
+    assert [path for path in Path("/proc").glob("[0-9]*/cmdline") if marker.encode() in _read(path)] == []
+
+
+def test_a_refused_run_ends_at_once(image: Path, tmp_path: Path) -> None:
+    """A run that never comes to its code has no more to say, and is not waited for."""
+    (tmp_path / "large.py").write_bytes(b"#" * (17 << 20))
+    started = time.monotonic()
+    ended = result_of([*RUN, str(image), "--timeout", "20", "--status", str(tmp_path / "large.py")], None, 30)
+    status = json.loads(ended.stderr.splitlines()[-1])
+    assert (ended.exit_code, status["refused"], status["denied"]) == (210, 210, [])
+    assert time.monotonic() - started < 10
 
 
 def _read(path: Path) -> bytes:

@@ -21,6 +21,8 @@ from builder.config import (
     effective,
     load_config,
 )
+from builder.errors import ConfigError
+from builder.plan import policy_request
 
 Load = Callable[..., tuple[Config, list[str]]]
 
@@ -129,7 +131,14 @@ base: python:3.13-slim
 base_mirror: http://mirror.example/debian
 image: {repository: localhost:5000/team/sandbox, tag: 2026-01-31, labels: {a.b: 'one two', c: ''}}
 system_lib_requirements: [/etc/hosts]
-syscalls: {groups: [network], allow: [mbind, mlock], deny: [uname]}
+syscalls:
+  groups: [exec]
+  allow: [mbind, {ioctl: {when: [request == TCSETS, arg1 == 3]}}]
+  deny: [uname, {mmap: {when: [prot & PROT_EXEC == PROT_EXEC]}}]
+  unsafe: [ptrace]
+  replace: true
+  on_denied: kill
+allowed_syscalls_arch: arm64
 limits: {memory: 512MiB, cpu_s: 3, file_size: 64M, processes: 1, open_files: 16, output: 4096}
 jail: {level: landlock, namespaces: [], uid_range: [1000, 1], env: {A_1: '', b: x}, env_keep: [LANG, TZ]}
 worker_timeout: 0.5
@@ -141,7 +150,15 @@ worker_timeout: 0.5
             repository="localhost:5000/team/sandbox", tag="2026-01-31", labels={"a.b": "one two", "c": ""}
         ),
         system_lib_requirements=("/etc/hosts",),
-        syscalls=Syscalls(groups=("network",), allow=("mbind", "mlock"), deny=("uname",)),
+        syscalls=Syscalls(
+            groups=("exec",),
+            allow=("mbind", {"ioctl": {"when": ["request == TCSETS", "arg1 == 3"]}}),
+            deny=("uname", {"mmap": {"when": ["prot & PROT_EXEC == PROT_EXEC"]}}),
+            unsafe=("ptrace",),
+            replace=True,
+            on_denied="kill",
+        ),
+        allowed_syscalls_arch="arm64",
         limits=Limits(memory=512 << 20, cpu_s=3, file_size=64 << 20, processes=1, open_files=16, output=4096),
         jail=Jail(
             level="landlock",
@@ -171,17 +188,54 @@ def test_an_alias_is_fine(load: Load) -> None:
     assert (config.max_workers, config.max_requests) == (7, 7)
 
 
-def test_allowed_syscalls_is_kept_with_a_warning(load: Load) -> None:
-    """dify-sandbox's list is validated and kept, and whoever gave it learns that it is not applied."""
-    config, warnings = load("max_workers: 4\nallowed_syscalls: [0, 56, mbind]\n")
+def test_allowed_syscalls_takes_numbers_and_names(load: Load) -> None:
+    """dify-sandbox's list, in the file or in the environment, arrives in the request for the policy."""
+    config, warnings = load("allowed_syscalls: [0, 56, mbind]\nenable_network: true\n")
     assert config.allowed_syscalls == (0, 56, "mbind")
-    assert len(warnings) == 1
-    assert warnings[0].startswith("config.yaml:2: allowed_syscalls is not applied")
-    assert "syscalls.allow" in warnings[0]
+    request = policy_request(config)
+    assert (request.numbers, request.numbers_arch, request.network) == ((0, 56, "mbind"), "amd64", True)
+    assert warnings == []
 
-    config, warnings = load("", {"ALLOWED_SYSCALLS": "0, 56,mbind"})
-    assert config.allowed_syscalls == (0, 56, "mbind")
-    assert warnings[0].startswith("ALLOWED_SYSCALLS: ")
+    environ = {"ALLOWED_SYSCALLS": "1, 57,mlock", "ENABLE_NETWORK": "0"}
+    config, warnings = load("allowed_syscalls: [0]\nenable_network: true\n", environ)
+    request = policy_request(config)
+    assert (request.numbers, request.network) == ((1, 57, "mlock"), False)
+    assert warnings == []
+
+
+def test_the_config_arrives_in_the_request(load: Load) -> None:
+    """Every key of `syscalls` is in what the policy is made of, conditions read."""
+    config, _ = load(
+        "syscalls: {groups: [exec], allow: [tee, {ioctl: {when: [request == TCSETS]}}], replace: true,\n"
+        "  deny: [uname, {mbind: {when: [arg1 == 3, arg2 == NULL]}}], unsafe: [ptrace], on_denied: log}\n"
+    )
+    request = policy_request(config)
+    assert (request.groups, request.unsafe, request.replace) == (("exec",), ("ptrace",), True)
+    assert request.on_denied == "log"
+    assert [call.name for call in (*request.allow, *request.deny)] == ["tee", "ioctl", "uname", "mbind"]
+    assert [[line.text for line in call.lines] for call in (*request.allow, *request.deny)] == [
+        *([], ["request == TCSETS"]),
+        *([], ["arg1 == 3", "arg2 == NULL"]),
+    ]
+
+
+def test_a_config_made_in_code_is_checked_as_well() -> None:
+    """A condition that cannot be read is an error of policy_request: without it the call would be open."""
+    with pytest.raises(ConfigError, match="ioctl has no argument"):
+        policy_request(Config(syscalls=Syscalls(allow=({"ioctl": {"when": ["req == 1"]}},))))
+
+
+def test_what_stands_twice_is_a_warning_with_its_line(load: Load) -> None:
+    """Repeated entries load, and each is told with its place."""
+    text = "syscalls:\n  groups: [exec, exec]\n  allow:\n    - mbind\n    - mbind\nallowed_syscalls: [1, 1]\n"
+    _, warnings = load(text)
+    assert warnings == [
+        'config.yaml:2: syscalls.groups[1]: "exec" is syscalls.groups[0] already',
+        'config.yaml:5: syscalls.allow[1]: "mbind" is syscalls.allow[0] already',
+        "config.yaml:6: allowed_syscalls: named more than once: 1",
+    ]
+    _, warnings = load("", {"ALLOWED_SYSCALLS": "read,3,read"})
+    assert warnings == ["ALLOWED_SYSCALLS: named more than once: read"]
 
 
 def test_environment_overrides(load: Load) -> None:
@@ -244,6 +298,7 @@ def test_effective_is_a_config_again(load: Load) -> None:
     config, _ = load(
         "limits: {memory: 1GiB}\npython_deps_update_interval: 90.5s\njail: {env: {A: b}}\n"
         "allowed_syscalls: [1, read]\npython_lib_path: [/usr/lib/a]\n"
+        "syscalls: {allow: [tee, {ioctl: {when: [request == 7]}}], deny: [{mbind: {when: [mode == 1]}}]}\n"
     )
     plain = effective(config)
     assert plain["limits"]["memory"] == 1073741824

@@ -203,19 +203,3 @@ def test_secrets_stay_out_of_messages(refused: Refused, text: str) -> None:
     """What stands where a key or a password belongs is not shown, even when it is wrong."""
     ((message, hint),) = refused(text)
     assert "12345678" not in f"{message}{hint}"
-
-
-def test_calls_that_cannot_be_allowed(tmp_path: Path) -> None:
-    """What the policy refuses is told with its line, together with everything else that is wrong."""
-    path = tmp_path / "config.yaml"
-    path.write_text("syscalls:\n  groups: [netwrk]\n  allow:\n    - mbnd\n    - ptrace\nport: 1\n")
-    with pytest.raises(ConfigError) as failure:
-        load_config(path, {})
-    said = [message.removeprefix(f"{path}:") for message, _ in failure.value.problems]
-    assert said == [
-        '2: syscalls.groups[0]: no group named "netwrk"',
-        '4: syscalls.allow[0]: no system call named "mbnd" on amd64 or arm64',
-        '5: syscalls.allow[1]: "ptrace" cannot be allowed',
-        "6: port: there is no such key",
-    ]
-    assert failure.value.problems[1][1] == 'did you mean "mbind"?'

@@ -265,7 +265,7 @@ def test_syscalls_by_number_and_name() -> None:
     assert values.syscall_name_or_number(0) == 0
     assert values.syscall_name_or_number("_llseek") == "_llseek"
     for value in (-1, 1024, 1 << 30, True, 1.5, "READ", "sys read", "5", ""):
-        with pytest.raises(ValueError, match=r"no system call|not the name of a system call"):
+        with pytest.raises(ValueError, match=r"no system call|not the name of a system call|in quotes"):
             values.syscall_name_or_number(value)
     with pytest.raises(ValueError, match="56 is a number"):
         values.syscall_name(56)

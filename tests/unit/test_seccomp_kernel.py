@@ -18,15 +18,15 @@ from pathlib import Path
 import pytest
 
 from builder.arch import host_arch
-from builder.seccomp import compile_policy, default_groups, effective_policy, load_groups
+from builder.seccomp import Request, compile_policy, default_groups, effective_policy, load_groups
 from builder.seccomp.syscalls import number
 from tests import bpf
 
 ARCH = host_arch()
 LIBC = ctypes.CDLL(None, use_errno=True)
-POLICY = effective_policy(default_groups())
+POLICY = effective_policy(Request(), ARCH)
 DEFAULT = compile_policy(POLICY, ARCH)
-EVERY_GROUP = compile_policy(effective_policy(load_groups()), ARCH)
+EVERY_GROUP = compile_policy(effective_policy(Request(tuple(load_groups()), network=True), ARCH), ARCH)
 
 Act = Callable[[], int]
 Outcome = tuple[str, int]
@@ -120,7 +120,7 @@ def test_an_attack_ends_the_process(name: str, arguments: tuple[int, ...]) -> No
             "personality": (0xFFFFFFFF,),
             "keyctl": (-1,),
             "perf_event_open": (0, 0, 0, 0, 0),
-            "mknodat": (-1, 0, 0o10600, 0),
+            "mknodat": (-1, 0, 0o20600, 0),
             "setrlimit": (-1, 0),
             "rt_sigqueueinfo": (-1, 0, 0),
         }
@@ -286,7 +286,11 @@ DEFAULT_GROUPS = default_groups()
 
 def run_under(groups: Sequence[str], program: str, folder: Path) -> subprocess.CompletedProcess[str]:
     policy = folder / "policy.bpf"
-    policy.write_bytes(compile_policy(effective_policy(groups), ARCH))
+    policy.write_bytes(
+        compile_policy(
+            effective_policy(Request(tuple(groups), network="network" in groups, replace=True), ARCH), ARCH
+        )
+    )
     start = f"from tests import bpf; bpf.load(open({str(policy)!r}, 'rb').read())"
     command = [sys.executable, "-W", "ignore::ResourceWarning", "-c", start + program]
     root = Path(__file__).parents[2]  # where `-c` finds the package tests

@@ -1,0 +1,50 @@
+"""The options that several commands have, and what they come to."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from builder.arch import ARCHES, Arch, host_arch, parse_arch
+from builder.config import Config, load_config
+from builder.progress import Progress
+
+
+def _arches(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> tuple[Arch, ...]:
+    return tuple(dict.fromkeys(parse_arch(name) for name in names)) or (host_arch(),)
+
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    default=Path("config.yaml"),
+    show_default=True,
+    help="The config to read.",
+)
+arch_option = click.option(
+    "--arch",
+    "arches",
+    multiple=True,
+    metavar="|".join(ARCHES),
+    callback=_arches,
+    help="Architecture to build for; may be given again. Default: this machine's.",
+)
+verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show commands, output and tracebacks.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def load(path: Path, progress: Progress) -> Config:
+    """The config at `path` with the environment's overrides; warnings go to `progress`."""
+    config, warnings = load_config(path, os.environ)
+    for warning in warnings:
+        progress.warn(warning)
+    return config
+
+
+def cache() -> Path:
+    """Where bases and unpacked images are kept: the XDG base directory specification's cache."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "sandbox-build"

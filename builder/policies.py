@@ -1,0 +1,189 @@
+"""A policy wherever it is: in a config, in an image's labels, or in the filter that an image has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from docker.errors import DockerException, ImageNotFound
+
+from builder import registry
+from builder.arch import ARCHES, Arch, host_arch
+from builder.archive import open_archive
+from builder.config import ENVIRONMENT, Config, load_config
+from builder.config_yaml import dotted, read_document
+from builder.drivers.docker import connect
+from builder.errors import RegistryError, SandboxError, ToolMissing, UsageError, VerificationFailed
+from builder.plan import BuildPlan, make_plan
+from builder.progress import Progress
+from builder.reference import DIGEST, parse_reference
+from builder.seccomp import default_groups
+from builder.seccomp.check import split
+from builder.seccomp.compile import compile_levels
+from builder.seccomp.request import NETWORK_GROUP
+from builder.seccomp.snapshot import DIGEST_LABEL, POLICY_LABEL, Snapshot, from_json
+
+_KINDS = "a config.yaml, an image.tar, a folder dist/ARCH, or an image that Docker or a registry has"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A policy, and the digest of its policy.bpf."""
+
+    policy: Snapshot
+    digest: str
+
+
+@dataclass(frozen=True)
+class Programs:
+    """A policy with what was compiled of it."""
+
+    policy: Snapshot
+    programs: dict[str, bytes]
+    channel: int
+    """The descriptor that compile_levels() was given."""
+
+    @property
+    def digest(self) -> str:
+        """sha256:HEX of policy.bpf."""
+        return f"sha256:{hashlib.sha256(b''.join(self.programs.values())).hexdigest()}"
+
+
+def compiled(plan: BuildPlan) -> Programs:
+    """What the plan's image will have."""
+    channel = plan.spec.runtime["limits"]["open_files"]
+    programs = compile_levels(plan.policy, plan.arch, channel)
+    return Programs(Snapshot.of(plan.policy, plan.arch), programs, channel)
+
+
+def places(path: Path, config: Config, environ: Mapping[str, str]) -> dict[str, str]:
+    """What brought each source of a policy (a group, syscalls.allow[2]): a line, a variable, or `default`."""
+    document = read_document(path)
+    found = {dotted(location): f"{path}:{line}" for location, line in document.lines.items()}
+    if not config.syscalls.replace:
+        found |= dict.fromkeys(default_groups(), "default")
+    for index, group in enumerate(config.syscalls.groups):
+        found.setdefault(group, found[f"syscalls.groups[{index}]"])
+    for variable, (location, _) in ENVIRONMENT.items():
+        if environ.get(variable, "").strip():
+            key = dotted(location)
+            found |= {key: variable} | {
+                f"{key}[{index}]": variable for index in range(len(config.allowed_syscalls))
+            }
+    if "enable_network" in found:
+        found[NETWORK_GROUP] = found["enable_network"]
+    return found
+
+
+def of_image(path: Path, root: Path) -> Programs:
+    """What the image in the archive `path`, unpacked at `root`, has.
+
+    VerificationFailed where its label, its runtime.json and its policy.bpf are not of one policy.
+    """
+    found = _of_archive(path)
+    facts = json.loads((root / "sandbox/runtime.json").read_bytes())
+    programs = split((root / "sandbox/policy.bpf").read_bytes(), facts["policy_instructions"])
+    made = Programs(found.policy, programs, facts["limits"]["open_files"])
+    digests = {"the label": found.digest, "runtime.json": f"sha256:{facts['policy_sha256']}"}
+    for where, digest in digests.items():
+        if digest != made.digest:
+            raise VerificationFailed(
+                f"{path}: policy.bpf is {made.digest}, and {where} says {digest}", "build the image again"
+            )
+    return made
+
+
+def open_policy(name: str, arch: Arch | None, progress: Progress) -> Found:
+    """The policy that `name` stands for, which is one of _KINDS; a config's for `arch`, or this machine's."""
+    path = Path(name)
+    if path.is_dir():
+        return _of_archive(path / "image.tar")
+    if path.is_file():
+        return _of_archive(path) if tarfile.is_tarfile(path) else _of_config(path, arch, progress)
+    if path.suffix in (".yaml", ".yml", ".tar"):
+        raise UsageError(f"{name}: there is no such file", f"name {_KINDS}")
+    labels = _docker_labels(name, progress)
+    if labels is None:
+        labels = _registry_labels(name, arch or host_arch(), progress)
+    return _of_labels(name, labels)
+
+
+def _of_config(path: Path, arch: Arch | None, progress: Progress) -> Found:
+    config, warnings = load_config(path, os.environ)
+    for warning in warnings:
+        progress.warn(warning)
+    made = compiled(make_plan(config, arch or host_arch()))
+    return Found(made.policy, made.digest)
+
+
+def _of_archive(path: Path) -> Found:
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such file", "build it with `sandbox-build`")
+    with open_archive(path) as archive, archive.blob(archive.config) as file:
+        return _of_labels(str(path), _labels(json.load(file)))
+
+
+def _labels(config: dict[str, Any]) -> dict[str, str]:
+    """The labels in an OCI image config."""
+    return (config.get("config") or {}).get("Labels") or {}
+
+
+def _of_labels(name: str, labels: dict[str, str]) -> Found:
+    if POLICY_LABEL not in labels:
+        raise UsageError(
+            f"{name}: the image has no label {POLICY_LABEL}",
+            "it is no sandbox's, or of an older sandbox-build: build it again",
+        )
+    try:
+        return Found(from_json(labels[POLICY_LABEL]), labels.get(DIGEST_LABEL, ""))
+    except UsageError as error:
+        raise UsageError(f"{name}: {error.message}", error.hint) from None
+
+
+def _docker_labels(name: str, progress: Progress) -> dict[str, str] | None:
+    """The labels of an image that Docker Engine has; None where it has none, or does not answer."""
+    try:
+        with closing(connect()) as client:
+            return dict(client.images.get(name).labels)
+    except ImageNotFound:
+        progress.detail(f"Docker Engine does not have {name}")
+    except (ToolMissing, DockerException) as error:
+        progress.detail(f"Docker Engine was not asked: {error}")
+    return None
+
+
+def _registry_labels(name: str, arch: Arch, progress: Progress) -> dict[str, str]:
+    rest, at, digest = name.partition("@")
+    try:
+        if at and not DIGEST.fullmatch(digest):
+            raise UsageError(f"{digest!r} is not a digest")
+        if parse_reference(rest).host is None:
+            raise UsageError("Docker Engine does not have it, and it names no registry")
+    except UsageError as error:
+        raise UsageError(f"{name}: {error.message}", f"name {_KINDS}") from None
+    target, repository = registry.open_registry(rest)
+    progress.detail(f"asking {target.host}")
+    try:
+        return _labels(repository.get_config(digest or target.tag, arch.name))
+    except (KeyError, TypeError, AttributeError):
+        raise RegistryError(f"{name}: what is there is no image") from None
+
+
+def arch_of(name: str) -> Arch | None:
+    """The architecture of an image that is a file; None for what has or needs another way to say it."""
+    path = Path(name)
+    archive = path / "image.tar" if path.is_dir() else path
+    if not archive.is_file() or not tarfile.is_tarfile(archive):
+        return None
+    try:
+        with open_archive(archive) as opened:
+            return ARCHES.get(opened.platform["architecture"])
+    except SandboxError:
+        return None

@@ -1,0 +1,75 @@
+"""calls.json: what a run's supervisor says of a denied call: its name, and the config line that allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from builder.arch import Arch
+from builder.seccomp.catalog import Catalog, Line, load_catalog
+from builder.seccomp.policy import Policy
+from builder.seccomp.request import NETWORK_GROUP
+from builder.seccomp.syscalls import known_names, number
+
+
+def calls(policy: Policy, arch: Arch) -> dict[str, Any]:
+    """Every call of `arch` that `policy` denies with some arguments at least, by its number as text.
+
+    Each has its `name`, and the `ways` to allow it: [text, lines], the first whose lines hold for the call's
+    arguments is the one to name (lines: lists of [argument, mask, value], of which one must hold; none:
+    always). `danger` is why no program in a sandbox should make it. `arguments`, [index, name], are those of
+    which a `when` line can be made that allows this call alone where no way does; `before` goes before it.
+    """
+    catalog = load_catalog()
+    allowed = policy.allowed()
+    elsewhere = {rule.name for rule in (*policy.enosys, *policy.kill)}  # nobody is asked about these
+    return {
+        str(found): _call(name, policy, catalog)
+        for name in sorted(known_names() - elsewhere)
+        if (found := number(name, arch)) is not None
+        and (name in catalog.landlock or name not in allowed or allowed[name])
+    }
+
+
+def _call(name: str, policy: Policy, catalog: Catalog) -> dict[str, Any]:
+    if danger := catalog.danger(name):
+        return {"name": name, "danger": danger, "ways": [[f"syscalls: {{unsafe: [{name}]}}", []]]}
+    ways = [[text, _plain(lines)] for text, lines in _ways(name, policy, catalog)]
+    call: dict[str, Any] = {"name": name, "ways": ways}
+    if arguments := _arguments(name, catalog):
+        call["arguments"] = arguments
+        if name == "socket" and NETWORK_GROUP not in policy.groups:
+            call["before"] = "enable_network: true and "
+    elif not any(lines == [] for _, lines in ways):
+        ways.append([f"syscalls: {{allow: [{name}]}}", []])
+    return call
+
+
+def _ways(name: str, policy: Policy, catalog: Catalog) -> Iterator[tuple[str, tuple[Line, ...]]]:
+    """What would allow `name`, or some calls of it, least first; and what nothing allows."""
+    for rule in catalog.guarded:
+        if rule.name == name:
+            yield f"nothing allows it: {rule.reason}", rule.when
+    if name in policy.denied:
+        yield "take it out of syscalls.deny", ()
+    if name in catalog.landlock and name in policy.allowed():
+        yield "it is open at jail: {level: chroot}; Landlock does not govern it", ()
+    groups = [group for group in catalog.groups.values() if group.name not in policy.groups]
+    for group in sorted(groups, key=lambda group: len(group.rules)):
+        line = f"syscalls: {{groups: [{group.name}]}}"
+        if group.name == NETWORK_GROUP:
+            line = "enable_network: true"
+        for rule in group.rules:
+            if rule.name == name:
+                yield line, rule.when
+
+
+def _arguments(name: str, catalog: Catalog) -> list[list[Any]]:
+    """[index, name] of each argument by which the catalog tells calls of `name` apart."""
+    lines = [line for rule in catalog.rules_for(name) for line in rule.when]
+    found = sorted({condition.argument for line in lines for condition in line.conditions})
+    return [[index, catalog.arguments[name][index]] for index in found]
+
+
+def _plain(lines: tuple[Line, ...]) -> list[list[list[int]]]:
+    return [[[one.argument, one.mask, one.value] for one in line.conditions] for line in lines]

@@ -1,0 +1,150 @@
+"""Code that would forge, flood, block or outlive what names its denied calls."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.escape.attacks import NAMED
+from tests.escape.conftest import Entrypoint
+from tests.escape.status import KILL, SENTENCE, WITHOUT_LINE, run
+
+
+def test_a_loop_of_denied_calls_is_counted_and_takes_no_room(entrypoint: Entrypoint) -> None:
+    """50,000 calls: one sentence, the exact count, and a stream that grows with time, not with calls."""
+    ended = run(entrypoint, KILL + "for _ in range(50_000): denied()")
+    assert (ended.exit_code, ended.stderr, ended.counts) == (0, SENTENCE, {"kill": 50_000})
+    assert len(ended.status) < 1000
+
+
+def test_made_up_arguments_take_no_room(entrypoint: Entrypoint) -> None:
+    """Ten thousand requests of one call are a handful of kinds; all calls there are have 64 sentences."""
+    code = """
+import ctypes, errno
+libc = ctypes.CDLL(None, use_errno=True)
+for request in range(10_000):
+    assert libc.ioctl(-1, 0x9000 + request, 0) == -1 and ctypes.get_errno() == errno.EPERM
+libc.syscall.restype = ctypes.c_long
+for number in set(range(450)) - set(KILLED):
+    libc.syscall(ctypes.c_long(number), -1, -1, -1, -1, -1, -1) if number not in HARMFUL else None
+"""
+    killed = [101, 310, 311, 438, 321, 323, 175, 313, 176, 246, 320, 304, 155, 172, 173]
+    harmful = [
+        15,
+        34,
+        60,
+        130,
+        231,
+        219,
+    ]  # rt_sigreturn, pause, exit, rt_sigsuspend, exit_group, restart_syscall
+    code = code.replace("KILLED", repr(killed)).replace("HARMFUL", repr(harmful))
+    ended = run(entrypoint, code + "import os; os._exit(0)")
+    assert ended.counts["ioctl"] >= 10_000
+    assert len([one for one in ended.denied if one["call"] == "ioctl"]) == 9
+    sentences = ended.stderr.splitlines(keepends=True)
+    assert len(sentences) == 65
+    assert all(map(NAMED.fullmatch, sentences[:-1]))
+    assert sentences[-1] == "sandbox: further denied calls are counted, and not named\n"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "for fd in range(3, 300):\n    try: os.close(fd)\n    except OSError: pass",
+        "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGURG})",
+        "import signal; signal.signal(signal.SIGURG, signal.SIG_IGN)",
+        "import signal; signal.signal(signal.SIGURG, signal.SIG_DFL)",
+        "import faulthandler, signal; faulthandler.unregister(signal.SIGURG)",
+        "os.dup2(1, 255)",
+    ],
+)
+def test_code_that_does_not_answer_is_named_without_a_line(entrypoint: Entrypoint, before: str) -> None:
+    """The name comes from the kernel; the line is all that the code can keep back."""
+    ended = run(entrypoint, f"{KILL}{before}\nassert denied() == 1")
+    assert (ended.exit_code, ended.stderr) == (0, WITHOUT_LINE)
+    assert ended.counts == {"kill": 1}
+
+
+def test_code_cannot_write_into_the_channel(entrypoint: Entrypoint) -> None:
+    """What it writes where its stacks go is no sentence, no name, no number: at most a line, of digits."""
+    forged = '  File "main.py", line 77 in x; to allow it: everything\nsandbox: denied nothing\n'
+    flood = "".join(
+        f"""
+for fd in range(3, 256):
+    for part in {parts}:
+        try: os.write(fd, part)
+        except OSError: pass
+try: {call}
+except OSError: pass
+import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGURG}})
+"""
+        for parts, call in (
+            (f"({forged.encode()!r}, bytes(100_000))", "os.kill(1, 0)"),
+            (f"({forged.encode()!r},)", "os.setuid(0)"),
+        )
+    )
+    ended = run(entrypoint, f"import os\n{flood}")
+    assert ended.exit_code == 0
+    assert [NAMED.fullmatch(line) is not None for line in ended.stderr.splitlines(keepends=True)] == [
+        True
+    ] * 2
+    assert "everything" not in ended.stderr
+    assert [one["call"] for one in ended.denied] == ["kill", "setuid"]
+    assert ended.denied[0]["line"] == 7
+
+
+def test_no_descriptor_can_have_the_number_that_the_filter_lets_through(entrypoint: Entrypoint) -> None:
+    """sendmsg on the runtime's own descriptor: there is none, none can be made, and any other is denied."""
+    limit = entrypoint.settings["limits"]["open_files"]
+    code = f"""
+import ctypes, os, socket
+libc = ctypes.CDLL(None, use_errno=True)
+def answer(fd): return (libc.sendmsg(fd, 0, 0), ctypes.get_errno())
+one, other = socket.socketpair()
+made = []
+for make in (lambda: os.dup2(one.fileno(), {limit}), lambda: __import__("fcntl").fcntl(one, 0, {limit})):
+    try: made.append(make())
+    except OSError as error: made.append(error.errno)
+print(answer({limit}), answer(one.fileno()), made)
+"""
+    ended = run(entrypoint, code)
+    assert ended.stdout == f"(-1, {errno.EBADF}) (-1, {errno.EPERM}) [{errno.EBADF}, {errno.EINVAL}]\n"
+    assert [one["call"] for one in ended.denied] == ["sendmsg"]
+
+
+def test_without_its_supervisor_a_call_stays_denied(entrypoint: Entrypoint) -> None:
+    """Somebody kills the supervisor: ENOSYS from then on, and the run goes on."""
+    code = f"""{KILL}
+print(denied(), flush=True)
+input()
+print(denied())
+try: os.setuid(0)
+except OSError as error: print(error.errno)
+"""
+    process = entrypoint.begin(code)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"1\n"
+    (supervisor,) = processes_of(entrypoint, "supervisor.pyc")
+    os.kill(supervisor, signal.SIGKILL)
+    while processes_of(entrypoint, "supervisor.pyc"):
+        time.sleep(0.01)
+    stdout, _ = process.communicate(b"\n", timeout=20)
+    assert (process.returncode, stdout) == (0, f"{errno.ENOSYS}\n{errno.ENOSYS}\n".encode())
+
+
+def processes_of(entrypoint: Entrypoint, word: str) -> list[int]:
+    """The processes of this machine whose root is the test's and whose command line has `word`."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_text()
+            if word in command and (process / "root").stat().st_ino == entrypoint.root.stat().st_ino:
+                found.append(int(process.name))
+        except OSError:
+            continue  # it has ended
+    return found
