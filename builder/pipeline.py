@@ -79,6 +79,8 @@ def build(config: Config, options: Options, progress: Progress) -> tuple[list[Bu
         make_plan(config, arch, tag=options.tag, epoch=options.epoch, allow_missing=options.allow_missing)
         for arch in options.arches
     ]
+    for note in dict.fromkeys(note for plan in plans for note in plan.policy.notes):
+        progress.warn(note)
     reference = plans[0].reference
     if options.push:
         registry.open_registry(reference)

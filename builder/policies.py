@@ -26,7 +26,6 @@ from builder.progress import Progress
 from builder.reference import DIGEST, parse_reference
 from builder.seccomp import default_groups
 from builder.seccomp.check import split
-from builder.seccomp.compile import compile_levels
 from builder.seccomp.request import NETWORK_GROUP
 from builder.seccomp.snapshot import DIGEST_LABEL, POLICY_LABEL, Snapshot, from_json
 
@@ -49,18 +48,40 @@ class Programs:
     programs: dict[str, bytes]
     channel: int
     """The descriptor that compile_levels() was given."""
-
-    @property
-    def digest(self) -> str:
-        """sha256:HEX of policy.bpf."""
-        return f"sha256:{hashlib.sha256(b''.join(self.programs.values())).hexdigest()}"
+    digest: str
+    """sha256:HEX of policy.bpf."""
 
 
 def compiled(plan: BuildPlan) -> Programs:
     """What the plan's image will have."""
-    channel = plan.spec.runtime["limits"]["open_files"]
-    programs = compile_levels(plan.policy, plan.arch, channel)
-    return Programs(Snapshot.of(plan.policy, plan.arch), programs, channel)
+    return _programs(Snapshot.of(plan.policy, plan.arch), plan.policy_bpf, plan.spec.runtime)
+
+
+def of_image(path: Path, root: Path) -> Programs:
+    """What the image in the archive `path`, unpacked at `root`, has.
+
+    VerificationFailed where its label, its runtime.json and its policy.bpf are not of one policy.
+    """
+    found = _of_archive(path)
+    facts = json.loads((root / "sandbox/runtime.json").read_bytes())
+    made = _programs(found.policy, (root / "sandbox/policy.bpf").read_bytes(), facts)
+    digests = {"its label": found.digest, "its runtime.json": f"sha256:{facts['policy_sha256']}"}
+    for where, digest in digests.items():
+        if digest != made.digest:
+            raise VerificationFailed(
+                f"{path}: policy.bpf is {made.digest}, and {where} says {digest}", "build the image again"
+            )
+    return made
+
+
+def _programs(policy: Snapshot, policy_bpf: bytes, facts: Mapping[str, Any]) -> Programs:
+    """`facts` is runtime.json."""
+    return Programs(
+        policy,
+        split(policy_bpf, facts["policy_instructions"]),
+        facts["limits"]["open_files"],
+        f"sha256:{hashlib.sha256(policy_bpf).hexdigest()}",
+    )
 
 
 def places(path: Path, config: Config, environ: Mapping[str, str]) -> dict[str, str]:
@@ -80,24 +101,6 @@ def places(path: Path, config: Config, environ: Mapping[str, str]) -> dict[str, 
     if "enable_network" in found:
         found[NETWORK_GROUP] = found["enable_network"]
     return found
-
-
-def of_image(path: Path, root: Path) -> Programs:
-    """What the image in the archive `path`, unpacked at `root`, has.
-
-    VerificationFailed where its label, its runtime.json and its policy.bpf are not of one policy.
-    """
-    found = _of_archive(path)
-    facts = json.loads((root / "sandbox/runtime.json").read_bytes())
-    programs = split((root / "sandbox/policy.bpf").read_bytes(), facts["policy_instructions"])
-    made = Programs(found.policy, programs, facts["limits"]["open_files"])
-    digests = {"the label": found.digest, "runtime.json": f"sha256:{facts['policy_sha256']}"}
-    for where, digest in digests.items():
-        if digest != made.digest:
-            raise VerificationFailed(
-                f"{path}: policy.bpf is {made.digest}, and {where} says {digest}", "build the image again"
-            )
-    return made
 
 
 def open_policy(name: str, arch: Arch | None, progress: Progress) -> Found:

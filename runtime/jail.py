@@ -37,10 +37,10 @@ RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_NOFILE, RLIMIT_AS = 
 
 NAMESPACE_FLAGS = {"net": kernel.CLONE_NEWNET, "ipc": kernel.CLONE_NEWIPC, "uts": kernel.CLONE_NEWUTS}
 
-NOT_NAMED = b"""\
-sandbox: note: denied calls cannot be named here, only denied: that needs Linux 5.7 (and not gVisor), /sandbox/init \
-as the parent, and a hard limit of open files above limits.open_files
-"""
+NOT_NAMED = (
+    b"sandbox: note: denied calls cannot be named here, only denied: that needs Linux 5.7 (and not gVisor), "
+    b"/sandbox/init as parent, and a hard limit of open files above limits.open_files\n"
+)
 
 ROOT_NEEDS = {
     "SYS_CHROOT": kernel.CAP_SYS_CHROOT,

@@ -26,7 +26,9 @@ class Workshop:
         (self.runtime / "__init__.py").write_text("")
         (self.runtime / "jail.py").write_text("def lock():\n    pass\n")
         (self.runtime / "entrypoint.py").write_text("print('entry')\n")
+        (self.runtime / "supervisor.py").write_text("print('supervise')\n")
         (self.runtime / "_syscall.abi3.so").write_bytes(elf())
+        (self.runtime / "init").write_bytes(elf())
         self.policy = folder / "policy.bpf"
         self.policy.write_bytes(b"\6\0\0\0\0\0\0\0")
         self.out = folder / "out"

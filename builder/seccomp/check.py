@@ -25,8 +25,8 @@ PLAIN = {
 }
 """SECCOMP_RET_* for each answer."""
 
-ASKING = PLAIN | {DENY: USER_NOTIF, KILL: USER_NOTIF}
-"""The same for the program that asks the run's supervisor. Another ABI it kills by itself."""
+_DENIALS = {"errno": PLAIN[DENY], "kill": KILL_PROCESS, "log": PLAIN[DENY]}
+"""For each on_denied, what the plain programs have for DENY; those for supervised runs ask."""
 
 _BEYOND = (16, 64, 200)
 """Numbers past the newest that are tried: the next ones, and some far off."""
@@ -91,7 +91,7 @@ def check(
     for name, program in programs.items():
         level = name.removesuffix(NAMED)
         at_level = policy if level == LEVELS[0] else policy.at_landlock()
-        answers = PLAIN if name == level else ASKING
+        answers = PLAIN | {DENY: _DENIALS[policy.on_denied] if name == level else USER_NOTIF}
         trials = [*_table_trials(at_level, answers, channel)]
         report.table += len(trials)
         chosen = [*_vector_trials(vectors, policy, level, answers, report)]
@@ -120,9 +120,8 @@ def _table_trials(policy: Snapshot, answers: Mapping[str, int], channel: int) ->
         lines = policy.allow.get(name, ())
         for arguments in near_misses([*lines, on_channel] if name == "sendmsg" else lines):
             wanted = answers[policy.answer(number, arguments)]
-            if number & 0xFFFF_FFFF >= X32_BIT:  # killed before anybody is asked
-                wanted = KILL_PROCESS
-            elif name == "sendmsg" and answers is ASKING and on_channel[0].holds(arguments):
+            asking = answers[DENY] == USER_NOTIF
+            if name == "sendmsg" and asking and on_channel[0].holds(arguments):
                 wanted = RET_ALLOW  # the listener goes this way
             yield _Trial(arch.audit_arch, number, arguments, wanted, _text(name, number, arguments))
 
@@ -172,7 +171,6 @@ def _vector_trials(
             continue
         audit_arch, number = entry
         foreign = audit_arch != policy.arch.audit_arch or number >= X32_BIT
-        wanted = PLAIN[vector.expect] if foreign else answers[vector.expect]
         name = (
             vector.call
             if isinstance(vector.call, str)
@@ -181,7 +179,7 @@ def _vector_trials(
             else table(policy.arch).get(number, "")
         )
         label = _text(name, number, vector.arguments) + (f" by {vector.abi}" if vector.abi else "")
-        yield _Trial(audit_arch, number, vector.arguments, wanted, label, vector.where)
+        yield _Trial(audit_arch, number, vector.arguments, answers[vector.expect], label, vector.where)
 
 
 def _try(

@@ -17,7 +17,7 @@ import yaml
 from builder.arch import Arch
 from builder.seccomp.catalog import load_catalog
 from builder.seccomp.compile import X32_BIT, newest_number, pseudo_code
-from builder.seccomp.conditions import Condition
+from builder.seccomp.conditions import Condition, Line
 from builder.seccomp.policy import Policy
 from builder.seccomp.syscalls import number
 
@@ -123,7 +123,7 @@ def _rules(policy: Policy, arch: Arch) -> Iterator[dict[str, Any]]:
 
 
 def _with_core(policy: Policy) -> dict[str, tuple[Line, ...]]:
-    """What the policy allows, and the group core whatever it says: the interpreter starts under the profile."""
+    """What the policy allows, and the group core in any case: the interpreter starts under the profile."""
     allowed = policy.allowed()
     for rule in load_catalog().groups["core"].rules:
         mine = allowed.get(rule.name, rule.when)
@@ -144,6 +144,6 @@ def pfc(policy: Policy, arch: Arch) -> str:
         f"# The policy for {arch.name}. Before libseccomp's program below stand seven instructions:\n"
         f"#   another ABI than {arch.audit_arch:#x}, or a number from {X32_BIT:#x} (x32): KILL_PROCESS\n"
         f"#   a number above {newest_number(policy, arch)}, newer than the policy: ERRNO({errno.ENOSYS})\n"
-        f"# Where a supervisor answers denied calls, ERRNO({errno.EPERM}) and KILL_PROCESS are USER_NOTIF.\n"
+        f"# In a supervised run ERRNO({errno.EPERM}) is USER_NOTIF, and sendmsg(2) sends the listener away.\n"
         f"{pseudo_code(policy, arch)}"
     )

@@ -144,6 +144,8 @@ def _make_calls(
     try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        for fault in (signal.SIGSEGV, signal.SIGILL, signal.SIGBUS):
+            signal.signal(fault, signal.SIG_DFL)  # no handler could return
         # It cannot sleep: where its parent should be stopped, it does not spin for good.
         resource.setrlimit(resource.RLIMIT_CPU, (int(_TIMEOUT_S), int(_TIMEOUT_S)))
         make = prepare()

@@ -215,7 +215,7 @@ def _call_problems(entry: Mapping[str, Any]) -> Iterator[Problem]:
             yield _not(call), f"numbers go from 0 to {_HIGHEST_NUMBER:#x}"
         elif arches is None and entry.get("abi") is None:
             yield "whose number is this?", "add `arch: amd64` or `arch: arm64`; or write the call's name"
-    elif entry.get("abi") is not None:
+    elif entry.get("abi") in tuple(ABIS):
         yield "with `abi` the call's number is needed", "the number that the call has in that ABI"
     elif call not in known_names():
         quotes = "take the quotes off, and add `arch: amd64` or `arch: arm64`"

@@ -51,14 +51,15 @@ def test_a_run_that_is_denied_nothing_has_no_supervisor(entrypoint: Entrypoint) 
             '["family == 0x10 and type == 0x80003 and protocol == 0x0"]}}]}',
         ),
         (
-            "fcntl.ioctl(0, 0x5412, b'x')",
+            "fcntl.ioctl(0, 0x5414, b'x')",
             "ioctl",
-            'syscalls: {allow: [{ioctl: {when: ["request == 0x5412"]}}]}',
+            'syscalls: {allow: [{ioctl: {when: ["request == 0x5414"]}}]}',
         ),
+        ("fcntl.ioctl(0, 0x5412, b'x')", "ioctl", "nothing allows it: it types into the terminal"),
         ("os.fork()", "clone", "syscalls: {groups: [processes]}"),
         ("os.setuid(0)", "setuid", "syscalls: {unsafe: [setuid]}"),
         ("os.sync()", "sync", "syscalls: {allow: [sync]}"),
-        ("os._exit(210)", "exit_group", "nothing does: the codes 208 to 223 are the runtime's own"),
+        ("os._exit(210)", "exit_group", "nothing allows it: the codes 208 to 223 are the runtime's own"),
         ("os.memfd_create('x')", "memfd_create", "syscalls: {groups: [memfd]}"),
     ],
 )
@@ -66,7 +67,7 @@ def test_the_remedy_fits_the_arguments(entrypoint: Entrypoint, lines: str, call:
     """A group where one opens these arguments, else the call alone, with a condition where it can be told."""
     ended = run(entrypoint, f"import fcntl, os, socket\n{lines}")
     assert [(one["call"], one["line"], one["allow"]) for one in ended.denied][:1] == [(call, 2, remedy)]
-    assert f"; to allow it: {remedy}\n" in ended.stderr
+    assert ended.stderr.splitlines()[0].endswith(remedy)
 
 
 def test_a_call_of_an_attack_ends_the_run(entrypoint: Entrypoint) -> None:
@@ -158,7 +159,7 @@ def test_where_calls_cannot_be_named_that_is_said_once(entrypoint: Entrypoint) -
     without_init = replace(entrypoint, init=())
     ended = run(without_init, KILL + "print(denied(), denied())")
     assert (ended.exit_code, ended.stdout, ended.status[0]["naming"]) == (0, "1 1\n", False)
-    assert re.fullmatch(r"sandbox: note: denied calls cannot be named here: [^\n]+\n", ended.stderr)
+    assert re.fullmatch(r"sandbox: note: denied calls cannot be named here, [^\n]+\n", ended.stderr)
 
     hard = entrypoint.settings["limits"]["open_files"]
     limited = replace(

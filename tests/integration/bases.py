@@ -113,7 +113,8 @@ class Bases:
         write_bundle(folder / "assembler")
         (folder / "runtime").mkdir()
         (folder / "runtime" / "entrypoint.py").write_text("")
-        (folder / "runtime" / "_syscall.abi3.so").write_bytes(elf())
+        for name in ("_syscall.abi3.so", "init"):
+            (folder / "runtime" / name).write_bytes(elf())
         (folder / "policy.bpf").write_bytes(b"policy")
 
     def open(self, suite: str, *, refresh: bool = False) -> DebianBase:

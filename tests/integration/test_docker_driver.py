@@ -150,7 +150,7 @@ def test_image(make_job: MakeJob, capsys: pytest.CaptureFixture[str]) -> None:
     config = json.loads(image.config)
     assert (config["os"], config["architecture"]) == ("linux", host_arch().name)
     assert config["config"]["Labels"] == LABELS
-    assert config["config"]["Entrypoint"][1:] == ["-I", "-S", "-B", "/sandbox/entrypoint.pyc"]
+    assert config["config"]["Entrypoint"][2:] == ["-I", "-S", "-B", "/sandbox/entrypoint.pyc"]
     assert "< at work\n" in capsys.readouterr().err
 
 

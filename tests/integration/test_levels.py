@@ -30,7 +30,7 @@ PROBE = "import os, sys; print('ran', *os.getresuid(), *os.getresgid(), *{*os.ge
 STATUS_ON_STDOUT = (
     "import os, sys; os.dup2(1, 9)\n"
     "options = '-I -S -B /sandbox/entrypoint.pyc --status-fd 9'.split()\n"
-    "os.execv(sys.executable, [sys.executable, *options, *sys.argv[1:]])\n"
+    "os.execv('/sandbox/init', ['/sandbox/init', sys.executable, *options, *sys.argv[1:]])\n"
 )
 ROOT_CAPABILITIES = ("SYS_CHROOT", "SETUID", "SETGID", "SETPCAP")
 

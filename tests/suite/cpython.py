@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import subprocess
+import re
 import sys
 import tempfile
 import time
@@ -36,6 +36,9 @@ _PACKAGES = (
 """The tests, the standard library with what the image leaves out, and a shell for what they start."""
 
 _STDLIB = "usr/lib/python3.13"
+
+_ADDRESS = re.compile("0x[0-9a-f]{8,}")
+"""Of an object, in the name of a test: another one in each run."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def outcomes(ended: Ended) -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     last, whole = "nothing", False
     for line in ended.stdout.splitlines():
-        fact = _fact(line)
+        fact = _fact(_ADDRESS.sub("0x", line))
         last, whole = fact.get("started", last), whole or "ended" in fact
         for what in ("passed", "skipped", "failed"):
             if what in fact and found.get(fact[what], ("", ""))[0] != "failed":

@@ -42,13 +42,15 @@ class Use:
     code: str
     network: bool
     env: dict[str, str]
+    memory: str
     denied: frozenset[str]
     """Calls that are denied and named under the shipped policy."""
 
     def config(self, **syscalls: Any) -> dict[str, Any]:
         """As of config.yaml."""
         jail = {"uid_range": [UID, 1], "env": self.env}
-        return {"enable_network": self.network, "jail": jail, "syscalls": syscalls}
+        limits = {"memory": self.memory}
+        return {"enable_network": self.network, "jail": jail, "limits": limits, "syscalls": syscalls}
 
 
 @cache
@@ -61,6 +63,7 @@ def uses() -> dict[str, Use]:
             path.read_text(),
             path.stem in facts["network"],
             facts["env"].get(path.stem, {}),
+            facts["memory"].get(path.stem, "1GiB"),
             frozenset(facts["denied"].get(path.stem, {})),
         )
         for path in sorted((_FOLDER / "uses").glob("*.py"))

@@ -60,6 +60,7 @@ def main(module: str) -> None:
     os.chdir(tempfile.gettempdir())
     Path("null").touch()  # what the tree's /dev/null is a link to
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    globals().pop("__file__", None)  # main.py is no file, and multiprocessing's children would import it
     sys.argv = [f"/usr/lib/python3.13/test/{module}.py"]
     from test import support
 

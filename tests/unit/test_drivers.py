@@ -206,7 +206,7 @@ def test_oci_image(job: BuildJob, monkeypatch: pytest.MonkeyPatch) -> None:
         *("linux", "arm64"),
         "2025-01-01T00:00:00Z",
     )
-    assert config["config"]["Entrypoint"][0] == "/usr/bin/python3.13"
+    assert config["config"]["Entrypoint"][:2] == ["/sandbox/init", "/usr/bin/python3.13"]
     assert config["config"]["Labels"] == {"a": "$1", "b": "2"}
     with tarfile.open(image.layers[0]) as tar:
         assert tar.getnames() == ["usr", "var", "var/tree", "var/tree/environment"]

@@ -71,6 +71,7 @@ def test_modes_owners_and_times_are_the_same_whatever_the_base_has(shop: Worksho
     finally:
         os.umask(before)
     programs = {shop.tree / f"usr/bin/{PYTHON}", shop.tree / f"{LIBRARIES[1:]}/ld-real.so"}
+    programs.add(shop.image / "sandbox/init")
     for path in entries(shop.image):
         status = path.lstat()
         assert status.st_mtime == EPOCH, path
@@ -120,18 +121,23 @@ def test_names_that_are_not_utf8_are_kept(shop: Workshop) -> None:
 
 
 def test_the_runtime_is_bytecode_beside_the_tree(shop: Workshop) -> None:
-    """/sandbox: sourceless modules, the native one, the policy as it is, and what the runtime must know."""
-    shop.assemble(spec(runtime={"level": "any"}))
+    """/sandbox: sourceless modules, the native parts, the policy as it is, and what the runtime must know."""
+    shop.assemble(spec(runtime={"level": "any"}, calls={"arch": "amd64", "calls": {}}))
     sandbox = shop.image / "sandbox"
     assert sorted(str(path.relative_to(sandbox)) for path in entries(sandbox)) == [
+        "calls.json",
         "entrypoint.pyc",
+        "init",
         "policy.bpf",
         "runtime",
         "runtime.json",
         "runtime/__init__.pyc",
         "runtime/_syscall.abi3.so",
         "runtime/jail.pyc",
+        "supervisor.pyc",
     ]
+    assert (sandbox / "init").stat().st_mode & 0o777 == 0o755
+    assert json.loads((sandbox / "calls.json").read_text()) == {"arch": "amd64", "calls": {}}
     assert load(sandbox / "entrypoint.pyc").co_filename == "/sandbox/entrypoint.py"
     assert load(sandbox / "runtime/jail.pyc").co_filename == "/sandbox/runtime/jail.py"
     assert (sandbox / "policy.bpf").read_bytes() == shop.policy.read_bytes()
