@@ -1,6 +1,9 @@
 # make image    build the default image for this machine into dist/
 # make test     lint, then every test, Docker's included (installs and starts Docker Engine when root and absent)
 # make bench    the figures that README and docs name: a table, and bench.json
+# make soak     10,000 runs of mixed programs, 16 at once: two runs of one program are denied the same
+# make test-cpython    all of CPython's own tests that make sense in the jail (half an hour)
+# make test-libraries  thirty libraries at work in the jail, each traced from the group core (ten minutes)
 # make golden   write the golden files anew (read the diff before you commit it)
 
 PYTHON ?= python3
@@ -18,7 +21,7 @@ BASE_TOOLS := mmdebstrap gpg file:/usr/share/keyrings/debian-archive-keyring.gpg
 	lib:libseccomp.so.2:libseccomp2
 RUN_TOOLS := unshare:util-linux setpriv:util-linux mount:mount
 
-.PHONY: image test lint bench golden clean
+.PHONY: image test lint bench soak test-cpython test-libraries golden clean
 
 image: $(INSTALLED)
 	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS)
@@ -38,6 +41,18 @@ lint: $(INSTALLED_TESTS)
 bench: $(INSTALLED)
 	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS)
 	$(BIN)/python -m tests.benchmarks
+
+soak: $(INSTALLED)
+	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS)
+	$(BIN)/python -m tests.benchmarks.soak
+
+test-cpython: $(INSTALLED)
+	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS)
+	$(BIN)/python -m tests.suite.cpython
+
+test-libraries: $(INSTALLED)
+	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS)
+	$(BIN)/python -m tests.suite.libraries
 
 golden: $(INSTALLED_TESTS)
 	$(BIN)/python -m tests.golden

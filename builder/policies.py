@@ -130,7 +130,14 @@ def _of_archive(path: Path) -> Found:
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file", "build it with `sandbox-build`")
     with open_archive(path) as archive, archive.blob(archive.config) as file:
-        return _of_labels(str(path), _labels(json.load(file)))
+        config = json.load(file)
+    found = _of_labels(str(path), _labels(config))
+    architecture, theirs = config.get("architecture"), found.policy.arch.name
+    if architecture != theirs:
+        raise UsageError(
+            f"{path}: the image is for {architecture}, and its policy for {theirs}", "build the image again"
+        )
+    return found
 
 
 def _labels(config: dict[str, Any]) -> dict[str, str]:

@@ -56,8 +56,6 @@ static pid_t start(char **argv, char **environment)
 {
     pid_t child = vfork();
 
-    if (child < 0)
-        fail("vfork");
     if (child == 0) {
         sigprocmask(SIG_SETMASK, &old_signals, 0);
         execve(argv[0], argv, environment);
@@ -96,6 +94,8 @@ static void start_run(int argc, char **argv, char **environment)
     channel = have_channel ? pair[0] : -1;
     fcntl(channel, F_SETFD, FD_CLOEXEC);
     run = start(words, environment);
+    if (run < 0)
+        fail("the run could not be started");
     if (have_channel)
         close(pair[1]); /* so that the run's end of it is its only one */
     run_pidfd = above_two(syscall(SYS_pidfd_open, run, 0));
@@ -136,6 +136,8 @@ static void start_supervisor(char **argv)
         snprintf(numbers[i], sizeof numbers[i], "%d", descriptors[i]);
     fcntl(run_pidfd, F_SETFD, 0);
     supervisor = start(words, none);
+    if (supervisor < 0) /* then the listener goes, and the kernel answers for itself */
+        dprintf(2, "sandbox: error: init: no supervisor could be started: %m: denied calls get ENOSYS\n");
     close(listener);
     close(stacks);
     close(status);
@@ -158,7 +160,7 @@ static void reap(void)
                        "sandbox: hint: ptrace, bpf, another ABI ...: `sandbox-build policy show` has the list\n");
         close(status);
         close(listener);
-        if (supervisor) {
+        if (supervisor > 0) {
             struct pollfd end = {syscall(SYS_pidfd_open, supervisor, 0), POLLIN, 0};
             poll(&end, 1, LAST_WORDS_MS);
         }

@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, product
+from math import gcd
 
 from builder.arch import Arch, host_arch
 from builder.seccomp import kernel
@@ -33,6 +34,8 @@ _BEYOND = (16, 64, 200)
 _FAR = (1023, 4095, 0xFFFF, X32_BIT - 1)
 _CROSSED = 512
 """How many combinations of the values that a call's lines name are tried, beside those of each line."""
+_TURNED = 8192
+"""From how many on not every single bit of every line is turned."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +147,15 @@ def near_misses(lines: Sequence[Conditions]) -> Iterator[list[int]]:
     crossed = (dict(zip(used, chosen, strict=True)) for chosen in product(*values))
     exact = [*islice(crossed, _CROSSED)] if used else []
     exact += [_meeting(line) for line in lines]
-    for known in exact:
-        arguments = [known.get(at, 0) for at in range(6)]
-        yield arguments
-        for at, bit in product(used, range(64)):
-            yield [value ^ (1 << bit) if index == at else value for index, value in enumerate(arguments)]
+    met = [[known.get(at, 0) for at in range(6)] for known in exact]
+    yield from met
+    turned = product(met, used, range(64))
+    # Of very many lines not each with each bit; all bits of all arguments are come by all the same.
+    step = 1 + len(met) * len(used) * 64 // _TURNED
+    while gcd(step, len(used) * 64) > 1:
+        step += 1
+    for arguments, at, bit in islice(turned, 0, None, step):
+        yield [value ^ (1 << bit) if index == at else value for index, value in enumerate(arguments)]
 
 
 def _meeting(line: Conditions) -> dict[int, int]:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 from builder.arch import ARCHES, Arch
@@ -28,6 +30,7 @@ ALLOW, DENY, ENOSYS, KILL = "allow", "deny", "enosys", "kill"
 """What a policy can say to a call: go on; EPERM (or what on_denied names); there is no such call; SIGSYS."""
 
 _FORMAT = 1
+_NAME = re.compile("[a-z0-9_]+")
 _WORDS = ("groups", "always", "enosys", "kill", "landlock", "own", "denied", "unsafe")
 """What the label holds as names in one text: half the length of a list."""
 
@@ -143,9 +146,12 @@ def from_json(text: str) -> Snapshot:
 
 
 def _from_raw(raw: dict[str, Any]) -> Snapshot:
-    if raw["format"] != _FORMAT:
-        raise ValueError(raw["format"])
+    if raw["format"] != _FORMAT or raw["on_denied"] not in ("errno", "kill", "log"):
+        raise ValueError(raw)
     words = {key: tuple(raw[key].split()) for key in _WORDS}
+    # They are going to be shown.
+    if not all(_NAME.fullmatch(name) for name in chain(raw["when"], *words.values())):
+        raise ValueError(raw)
     lines = {
         name: tuple(tuple(_conditions(line)) for line in lines)
         for name, lines in raw["when"].items()
@@ -155,7 +161,7 @@ def _from_raw(raw: dict[str, Any]) -> Snapshot:
         arch=ARCHES[raw["arch"]],
         allow=dict.fromkeys(words.pop("always"), ()) | lines,
         newest=int(raw["newest"]),
-        on_denied=str(raw["on_denied"]),
+        on_denied=raw["on_denied"],
         **words,
     )
 

@@ -25,6 +25,7 @@ from tests.conftest import Result, sandbox_build
 from tests.integration.front import Fault, Front
 
 HOST = host_arch()
+ARM64 = ARCHES["arm64"]
 
 
 def policy(*arguments: str) -> Result:
@@ -230,6 +231,11 @@ def test_an_image_that_is_no_sandbox(tmp_path: Path, plain: Path) -> None:
     found = policy("diff", str(plain), str(wrong))
     assert found.exit_code == 2
     assert f"{wrong}: the label {POLICY_LABEL} does not hold a policy" in found.stderr
+    other = labelled(tmp_path, "other", policy_labels(effective_policy(Request(), ARM64), ARM64, b""))
+    found = policy("diff", str(plain), str(other))
+    assert (found.exit_code, found.stderr.splitlines()[0]) == (
+        *(2, f"error: {other}: the image is for amd64, and its policy for arm64"),
+    )
     (tmp_path / "dist").mkdir()
     found = policy("diff", str(tmp_path / "dist"), str(plain))
     assert (found.exit_code, found.stderr.splitlines()[0]) == (

@@ -192,6 +192,15 @@ def test_timeout_of_the_config(talkative: RunOf) -> None:
     assert talkative("-c", "import time; time.sleep(99)") == Result(124, "", "sandbox: error: timeout\n")
 
 
+def test_timeout_in_a_flood(talkative: RunOf) -> None:
+    """The time-out comes also where there is always more output to pass on."""
+    code = (
+        "import fcntl, os\nfcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 1 << 20)\nwhile True: os.write(1, b'x' * 65536)"
+    )
+    done = talkative("--timeout", "0.1", "-c", code)
+    assert (done.exit_code, done.stderr) == (124, "sandbox: error: timeout\n")
+
+
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_output_limit(stream: str, run: RunOf) -> None:
     """Output beyond the config's limit is cut at exactly the limit, and the run ends with 125."""

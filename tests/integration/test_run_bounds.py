@@ -64,6 +64,19 @@ def test_a_fork_that_holds_the_output_does_not_delay_the_end(prefix: tuple[str, 
     assert [path for path in Path("/proc").glob("[0-9]*/cmdline") if marker.encode() in _read(path)] == []
 
 
+def test_all_output_arrives(image: Path) -> None:
+    """What the code has written arrives, also where it ended with a large pipe full, long before."""
+    code = (
+        "import fcntl, os\n"
+        "size = fcntl.fcntl(1, fcntl.F_SETPIPE_SZ, 1 << 20)\n"
+        "os.write(1, b'x' * size)\nos._exit(0)"
+    )
+    with subprocess.Popen([*RUN, str(image), "-c", code], stdout=subprocess.PIPE) as started:
+        time.sleep(1)
+        stdout, _ = started.communicate(timeout=30)
+    assert (started.returncode, len(stdout)) == (0, 1 << 20)
+
+
 def test_a_refused_run_ends_at_once(image: Path, tmp_path: Path) -> None:
     """A run that never comes to its code has no more to say, and is not waited for."""
     (tmp_path / "large.py").write_bytes(b"#" * (17 << 20))

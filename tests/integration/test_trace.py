@@ -249,7 +249,8 @@ def test_stdin_of_several_runs(code: list[str], printed: str, image: Path, tmp_p
 
 
 def test_pipe_for_several_runs(trace: Trace) -> None:
-    """A pipe can be read once: each run gets nothing, and that is told."""
+    """A pipe can be read once: each run gets nothing, and that is told; the code itself may come by one."""
+    assert trace("--runs", "2", stdin="print(1)").stderr == "1\n1\n"
     done = trace("--runs", "2", "-c", "import sys; print([sys.stdin.read()])", stdin="text")
     assert done.stderr == (
         "warning: with --runs, stdin must be a file: each run gets an empty one\n['']\n['']\n"

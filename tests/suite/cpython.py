@@ -123,7 +123,7 @@ def faults(place: Place, module: Module) -> list[str]:
 
 
 def outcomes(ended: Ended) -> dict[str, tuple[str, str]]:
-    """Test -> (passed, skipped or failed; why), as reporting.py told; one fault outdoes every other outcome."""
+    """Test -> (passed, skipped or failed; why), as reporting.py told; a fault outdoes any other outcome."""
     found: dict[str, tuple[str, str]] = {}
     last, whole = "nothing", False
     for line in ended.stdout.splitlines():
@@ -154,7 +154,7 @@ def _reporting() -> str:
 
 
 def main(names: Sequence[str]) -> None:
-    """Runs the modules `names`, or all; prints a line for each, and ends with 1 where one is not as listed."""
+    """Runs the modules `names`, or all; a line for each, and exit code 1 where one is not as listed."""
     chosen = [modules()[name] for name in names] or list(modules().values())
     wrong = 0
     with tempfile.TemporaryDirectory() as temporary:

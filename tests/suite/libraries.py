@@ -1,8 +1,8 @@
-"""Libraries of PyPI at work in the jail: `python -m tests.suite.libraries [NAME...]` runs all of uses/, or some.
+"""Libraries of PyPI at work in the jail: `python -m tests.suite.libraries [NAME...]` runs uses/, or a part.
 
-Each must succeed under the shipped policy, say nothing on stderr, and be denied what libraries.yaml lists and no
-more. Then each is traced from the group `core` alone, twice, to the same list; under what that list writes to the
-config it must succeed and be denied nothing.
+Each must succeed under the shipped policy, say nothing on stderr, and be denied what libraries.yaml lists and
+no more. Then each is traced from the group `core` alone, twice, to the same list; under what that list writes
+to the config it must succeed and be denied nothing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import yaml
 from builder.arch import host_arch
 from builder.config import load_config
 from builder.config_edit import write_allowed
-from builder.tree.spec import SANDBOX_PATH
 from builder.trace import Source, Trace, make_trace, repeat
+from builder.tree.spec import SANDBOX_PATH
 from tests.suite.place import UID, Place, configured
 from tests.suite.shelf import Wheel, built_root, debian_packages, unpack_wheels
 
@@ -153,7 +153,9 @@ def main(names: Sequence[str]) -> None:
             started = time.monotonic()
             found = [*faults_by_default(place, use), *faults_of_trace(place, use)]
             wrong += bool(found)
-            print(f"{'FAULT' if found else 'ok':6}{use.name:16}{time.monotonic() - started:6.1f} s", flush=True)
+            print(
+                f"{'FAULT' if found else 'ok':6}{use.name:16}{time.monotonic() - started:6.1f} s", flush=True
+            )
             for fault in found:
                 print(f"      {fault}", flush=True)
     if wrong:

@@ -146,7 +146,7 @@ class Place:
             )
 
     def control(self, code: str, *arguments: str, timeout_s: float = 600) -> Ended:
-        """Runs `code` in the same tree, with the same mounts and as the same user, and with nothing denied."""
+        """Runs `code` in the same tree, with the same mounts, as the same user, with nothing denied."""
         settings = self.settings
         lines = _CONTROL.format(**settings | {"uid": UID, "scratch": SCRATCH})
         python = [settings["python"], "-I", "-S", "-B", "-c", lines]

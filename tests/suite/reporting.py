@@ -1,7 +1,7 @@
 """Runs inside the jail: one of CPython's test modules, with what became of each test as lines of JSON.
 
-The module's name is the one argument. Each line goes out at once, by one write: what ends the process does not
-take earlier lines with it, and forked children hold no copy of a buffer.
+The module's name is the one argument. Each line goes out at once, by one write: what ends the process does
+not take earlier lines with it, and forked children hold no copy of a buffer.
 """
 
 import json
@@ -17,8 +17,13 @@ REPORT = os.dup(1)
 """The tests play with stdout."""
 
 
+OWNER = os.getpid()
+
+
 def say(**fact: object) -> None:
-    """One fact, as one line."""
+    """One fact, as one line. A test's child that went on where it should have ended, ends here."""
+    if os.getpid() != OWNER:
+        os._exit(1)
     os.write(REPORT, (json.dumps(fact) + "\n").encode())
 
 
@@ -62,7 +67,7 @@ def main(module: str) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     globals().pop("__file__", None)  # main.py is no file, and multiprocessing's children would import it
     sys.argv = [f"/usr/lib/python3.13/test/{module}.py"]
-    from test import support
+    from test import support  # type: ignore[import-not-found]  # Debian has it in a package of its own
 
     # As regrtest does without -u: nothing that takes minutes, a network, a screen.
     support.use_resources = []

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -215,6 +216,26 @@ def test_arguments_are_tried_on_both_sides_of_each_condition() -> None:
     assert [2, 0, 1 << 63, 0, 0, 0] in found
 
 
+def test_very_many_lines_are_tried_in_time() -> None:
+    """Of hundreds of lines each is met once, and each bit of each argument is turned somewhere."""
+    for used, count in (((1,), 1000), ((0, 1, 2), 1000), ((0, 1, 2), 300)):
+        lines = [
+            tuple(Condition(at, 0xFFFF_FFFF, 1000 * at + value) for at in used) for value in range(count)
+        ]
+        found = [*near_misses(lines)]
+        assert len(found) < 12_000
+        met = {tuple(arguments) for arguments in found}
+        assert all(any(all(one.holds(each) for one in line) for each in met) for line in lines[::100])
+        high = {
+            (at, bit)
+            for arguments in found[2:]  # behind the one with every bit
+            for at in used
+            for bit in range(32, 64)
+            if arguments[at] >> bit & 1
+        }
+        assert high == {(at, bit) for at in used for bit in range(32, 64)}
+
+
 # The kernel
 
 
@@ -288,8 +309,10 @@ def test_a_child_that_dies_is_told_with_its_call() -> None:
     def prepare() -> Callable[[int, Sequence[int]], int]:
         return lambda number, _: 3000 if number == 1 else ctypes.string_at(0)[0]
 
+    started = time.monotonic()
     with pytest.raises(VerificationFailed, match=r"ended, or hung, at call 2 with \[5\]"):
         kernel._answers(ALLOW_ALL, [(1, ()), (2, (5,)), (3, ())], prepare)
+    assert time.monotonic() - started < 30  # pytest's handler of such faults, inherited, would not return
 
 
 def test_a_call_that_is_executed_is_no_answer() -> None:

@@ -12,7 +12,10 @@ path = Path(tempfile.gettempdir(), "words.tiktoken")
 with path.open("wb") as file:
     file.writelines(base64.b64encode(word) + b" %d\n" % rank for rank, word in enumerate(words))
 coding = tiktoken.Encoding(
-    "own", pat_str=r"\w+|\s+|[^\w\s]+", mergeable_ranks=load_tiktoken_bpe(str(path)), special_tokens={"<end>": 258}
+    "own",
+    pat_str=r"\w+|\s+|[^\w\s]+",
+    mergeable_ranks=load_tiktoken_bpe(str(path)),
+    special_tokens={"<end>": 258},
 )
 assert coding.encode("the") == [257]
 assert coding.decode_batch(coding.encode_batch(["the größer", "other"])) == ["the größer", "other"]
