@@ -257,6 +257,11 @@ def _risk(one: Denied) -> str:
 def _opened(allow: str, calls: Calls, arch: Arch) -> set[str]:
     """The calls of `arch` that the line `allow` opens, for some arguments at least."""
     names = {str(call["name"]) for call in calls.values() if any(text == allow for text, _ in call["ways"])}
+    # Nobody is asked about calls that the closed group answers with ENOSYS: calls.json does not have them.
+    catalog = load_catalog()
+    fallbacks = {rule.name for rule in catalog.enosys}
+    for group in (parse_allowed(allow) or Allowed()).groups:
+        names |= {rule.name for rule in catalog.groups[group].rules} & fallbacks
     return {found for name in names if (found := counterpart(name, arch)) is not None}
 
 

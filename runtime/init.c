@@ -99,6 +99,8 @@ static void start_run(int argc, char **argv, char **environment)
     if (have_channel)
         close(pair[1]); /* so that the run's end of it is its only one */
     run_pidfd = above_two(syscall(SYS_pidfd_open, run, 0));
+    for (char **variable = environment; *variable; variable++) /* it may hold secrets, and the run has it now */
+        memset(*variable, 0, strlen(*variable));
     /* Whoever reads the run's output, or writes its input, shall not wait for us. */
     for (int descriptor = 0; descriptor < 2; descriptor++)
         close(descriptor);
@@ -156,7 +158,7 @@ static void reap(void)
         if (ended != run)
             continue;
         if (WIFSIGNALED(how) && WTERMSIG(how) == SIGSYS)
-            dprintf(2, "sandbox: error: the run was ended by SIGSYS: it made a system call that only an attack makes\n"
+            dprintf(2, "sandbox: error: the run was ended by SIGSYS, for a system call that the policy kills for\n"
                        "sandbox: hint: ptrace, bpf, another ABI ...: `sandbox-build policy show` has the list\n");
         close(status);
         close(listener);

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
     Lines = list[list[list[int]]]
 
 # linux/seccomp.h
-RECV, SEND = 0xC0502100, 0xC0182101  # SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND
+RECV, SEND, IS_VALID = 0xC0502100, 0xC0182101, 0x40082102  # SECCOMP_IOCTL_NOTIF_*
 NOTIFICATION_BYTES, RESPONSE_BYTES = 80, 24  # struct seccomp_notif, struct seccomp_notif_resp
 FLAG_CONTINUE = 1
 EPERM = 1
+SIGKILL = 9
 
 QUESTION_MS = 20
 LATE_MS = 2
@@ -53,14 +54,18 @@ MAX_STACK_BYTES = 1 << 16
 class Denied:
     """One call that was denied, for one reason, however often."""
 
-    def __init__(self, name: str, number: int, arguments: list[int], allow: str, danger: str) -> None:
+    def __init__(
+        self, name: str, number: int, arguments: list[int], allow: str, danger: str, kept: bool
+    ) -> None:
         self.name = name
         self.number = number
         self.arguments = arguments
         self.allow = allow
         self.danger = danger
+        self.kept = kept
+        """Nothing in config.yaml opens it, so neither does a trace."""
         self.passed = False
-        self.ends_run = False
+        self.ends_process = False
         self.line: int | None = None
         self.stack: list[tuple[str, int]] = []
         self.count = 0
@@ -159,7 +164,7 @@ class Supervisor:
 
     def _go_on(self, question: Question, heard: bool) -> None:
         """A question has lasted long enough, or its late answer is coming in."""
-        if question.answered or question.denied.ends_run:
+        if question.answered or question.denied.ends_process:
             self.silence = 0 if heard else self.silence + 1
             self._resolve(question)
             return
@@ -186,39 +191,42 @@ class Supervisor:
     def _find(self, number: int, arguments: list[int]) -> tuple[Denied, bool]:
         """What is known of a call with these arguments; else something new, which nobody keeps yet."""
         call = self.calls.get(str(number)) or {"name": "a call without a name", "ways": []}
-        allow = way(call, arguments)
+        kept = first(call.get("kept", ()), arguments)
+        allow = kept or way(call, arguments)
         if self.kinds.get(number, 0) >= MAX_KINDS and (number, allow) not in self.denied:
             allow = ""
         known = self.denied.get((number, allow))
         if known is not None:
             return known, False
-        return Denied(call["name"], number, arguments, allow, call.get("danger", "")), True
+        return Denied(call["name"], number, arguments, allow, call.get("danger", ""), bool(kept)), True
 
     def _keep(self, denied: Denied) -> None:
         self.denied[denied.number, denied.allow] = denied
         self.kinds[denied.number] = self.kinds.get(denied.number, 0) + 1
-        denied.passed = self.mode in ("log", "trace") and not denied.danger
-        denied.ends_run = self.mode == "kill"
+        denied.passed = self.mode in ("log", "trace") and not denied.danger and not denied.kept
+        denied.ends_process = self.mode == "kill"
 
     def _answer(self, identity: int, thread: int, denied: Denied) -> None:
         denied.count += 1
         if not self.uncounted:
             self.counts_ms = clock_ms() + COUNTS_MS
         self.uncounted.add(denied)
-        if denied.ends_run:
+        if denied.ends_process:
             try:
-                posix.kill(thread, 9)
+                still = bytearray(identity.to_bytes(8, "little"))
+                kernel.call(kernel.SYS_ioctl, self.listener, IS_VALID, still)
+                posix.kill(thread, SIGKILL)
                 return
             except OSError:
-                pass  # ended, or not ours to end: then the call is answered
+                pass  # it has ended, or is not ours to end: then the call is answered
         respond(self.listener, identity, denied.passed)
 
     def _tell(self, denied: Denied) -> None:
         """Names the call, on stderr and on the status descriptor, before it is answered."""
         if self.mode != "trace":
             self.text_lines += 1
-            if self.text_lines <= MAX_TEXT_LINES:
-                write_patiently(2, self._sentence(denied).encode())
+            if self.text_lines <= MAX_TEXT_LINES and not write_patiently(2, self._sentence(denied).encode()):
+                self.text_lines = MAX_TEXT_LINES + 1  # nobody reads it
             elif self.text_lines == MAX_TEXT_LINES + 1:
                 write_patiently(2, b"sandbox: further denied calls are counted, and not named\n")
         if self.status is not None:
@@ -233,7 +241,7 @@ class Supervisor:
     def _sentence(self, denied: Denied) -> str:
         done = "let through" if denied.passed else "denied"
         place = f" at line {denied.line} of the code" if denied.line else ""
-        ends = ", which ends the run" if denied.ends_run else ""
+        ends = ", which ends its process" if denied.ends_process else ""
         danger = f"; dangerous: {denied.danger}" if denied.danger else ""
         lead = "" if denied.allow.startswith("nothing") else "to allow it: "
         allow = f"; {lead}{denied.allow}" if denied.allow else ""
@@ -251,11 +259,18 @@ class Supervisor:
             self.status = None  # nobody reads it, and half a line may be out
 
 
-def way(call: "dict[str, Any]", arguments: list[int]) -> str:
-    """How config.yaml allows `call`, of calls.json, with these arguments; empty where nothing does."""
-    for text, lines in call["ways"]:
+def first(ways: "list[tuple[str, Lines]]", arguments: list[int]) -> str:
+    """The text of the first of `ways` whose lines hold for these arguments; empty where none does."""
+    for text, lines in ways:
         if not lines or any(all(arguments[at] & mask == value for at, mask, value in line) for line in lines):
             return str(text)
+    return ""
+
+
+def way(call: "dict[str, Any]", arguments: list[int]) -> str:
+    """How config.yaml allows `call`, of calls.json, with these arguments; empty where nothing does."""
+    if text := first(call["ways"], arguments):
+        return text
     conditions = " and ".join(
         f"{name} == {arguments[at] & 0xFFFF_FFFF:#x}" for at, name in call.get("arguments", ())
     )

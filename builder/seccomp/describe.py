@@ -15,7 +15,7 @@ _NAME_WIDTH = 24
 
 _ON_DENIED = {
     "errno": "gets EPERM",
-    "kill": "ends the run",
+    "kill": "ends its process",
     "log": "is let through and told on stderr, but for dangerous ones",
 }
 

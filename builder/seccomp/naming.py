@@ -7,9 +7,12 @@ from typing import Any
 
 from builder.arch import Arch
 from builder.seccomp.catalog import Catalog, Line, load_catalog
+from builder.seccomp.compile import newest_number
 from builder.seccomp.policy import Policy
 from builder.seccomp.request import NETWORK_GROUP
 from builder.seccomp.syscalls import known_names, number
+
+_INT_BITS = 0xFFFF_FFFF
 
 
 def calls(policy: Policy, arch: Arch) -> dict[str, Any]:
@@ -17,16 +20,20 @@ def calls(policy: Policy, arch: Arch) -> dict[str, Any]:
 
     Each has its `name`, and the `ways` to allow it: [text, lines], the first whose lines hold for the call's
     arguments is the one to name (lines: lists of [argument, mask, value], of which one must hold; none:
-    always). `danger` is why no program in a sandbox should make it. `arguments`, [index, name], are those of
+    always). What `kept` has, of the same form, comes before them, and is let through by nothing, not even in
+    a trace. `danger` is why no program in a sandbox should make it. `arguments`, [index, name], are those of
     which a `when` line can be made that allows this call alone where no way does; `before` goes before it.
     """
     catalog = load_catalog()
     allowed = policy.allowed()
-    elsewhere = {rule.name for rule in (*policy.enosys, *policy.kill)}  # nobody is asked about these
+    # Nobody is asked about these, nor about calls that are newer than the policy.
+    elsewhere = {rule.name for rule in (*policy.enosys, *policy.kill)}
+    newest = newest_number(policy, arch)
     return {
         str(found): _call(name, policy, catalog)
         for name in sorted(known_names() - elsewhere)
         if (found := number(name, arch)) is not None
+        and found <= newest
         and (name in catalog.landlock or name not in allowed or allowed[name])
     }
 
@@ -36,6 +43,8 @@ def _call(name: str, policy: Policy, catalog: Catalog) -> dict[str, Any]:
         return {"name": name, "danger": danger, "ways": [[f"syscalls: {{unsafe: [{name}]}}", []]]}
     ways = [[text, _plain(lines)] for text, lines in _ways(name, policy, catalog)]
     call: dict[str, Any] = {"name": name, "ways": ways}
+    if kept := [[text, _plain(lines)] for text, lines in _kept(name, policy, catalog)]:
+        call["kept"] = kept
     if arguments := _arguments(name, catalog):
         call["arguments"] = arguments
         if name == "socket" and NETWORK_GROUP not in policy.groups:
@@ -46,14 +55,13 @@ def _call(name: str, policy: Policy, catalog: Catalog) -> dict[str, Any]:
 
 
 def _ways(name: str, policy: Policy, catalog: Catalog) -> Iterator[tuple[str, tuple[Line, ...]]]:
-    """What would allow `name`, or some calls of it, least first; and what nothing allows."""
-    for rule in catalog.guarded:
-        if rule.name == name:
-            yield f"nothing allows it: {rule.reason}", rule.when
+    """What would allow `name`, or some calls of it, least first."""
     if name in policy.denied:
         yield "take it out of syscalls.deny", ()
-    if name in catalog.landlock and name in policy.allowed():
-        yield "it is open at jail: {level: chroot}; Landlock does not govern it", ()
+    for call in policy.restricted:
+        if call.name == name:
+            for taken in call.lines:
+                yield f'take "{taken.text}" out of syscalls.deny', (taken,)
     groups = [group for group in catalog.groups.values() if group.name not in policy.groups]
     for group in sorted(groups, key=lambda group: len(group.rules)):
         line = f"syscalls: {{groups: [{group.name}]}}"
@@ -62,12 +70,29 @@ def _ways(name: str, policy: Policy, catalog: Catalog) -> Iterator[tuple[str, tu
         for rule in group.rules:
             if rule.name == name:
                 yield line, rule.when
+    if name == "socket":  # the one family that the network is not needed for
+        local = "family == AF_UNIX"
+        yield f'syscalls: {{allow: [{{socket: {{when: ["{local}"]}}}}]}}', (catalog.line(name, local),)
+
+
+def _kept(name: str, policy: Policy, catalog: Catalog) -> Iterator[tuple[str, tuple[Line, ...]]]:
+    """What no line of `syscalls` opens, and why."""
+    for rule in catalog.guarded:
+        if rule.name == name:
+            yield f"nothing allows it: {rule.reason}", rule.when
+    if name in catalog.landlock and name in (allowed := policy.allowed()):
+        text = "nothing allows it at level landlock, whose rules it passes by: jail: {level: chroot}"
+        yield text, allowed[name]
 
 
 def _arguments(name: str, catalog: Catalog) -> list[list[Any]]:
-    """[index, name] of each argument by which the catalog tells calls of `name` apart."""
+    """[index, name] of each argument by which the catalog tells calls of `name` apart.
+
+    But for those of which it wants all 64 bits: pointers, which are others in each run.
+    """
     lines = [line for rule in catalog.rules_for(name) for line in rule.when]
-    found = sorted({condition.argument for line in lines for condition in line.conditions})
+    conditions = [condition for line in lines for condition in line.conditions]
+    found = sorted({condition.argument for condition in conditions if condition.mask <= _INT_BITS})
     return [[index, catalog.arguments[name][index]] for index in found]
 
 

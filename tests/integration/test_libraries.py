@@ -33,9 +33,9 @@ def test_what_a_trace_from_core_writes_is_enough(place: Place, name: str) -> Non
 
 
 def test_core_alone_is_not_enough(place: Place) -> None:
-    """The control: NumPy saves no array and starts no thread where the trace has not written anything."""
+    """The control: OpenBLAS can start no thread where the trace has not written anything, and gives up."""
     use = libraries.uses()["numpy"]
     place.govern(configured(use.config(replace=True, groups=["core"])))
     ended = place.run(use.code)
     assert ended.exit_code != 0
-    assert {"openat", "clone"} <= {one.call for one in ended.denied}
+    assert "clone" in {one.call for one in ended.denied}

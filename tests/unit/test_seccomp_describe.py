@@ -116,7 +116,7 @@ def test_what_is_dangerous_comes_first(config: Path) -> None:
 
 def test_on_denied_is_told(config: Path) -> None:
     """The first line says what becomes of every other call."""
-    said = {"errno": "gets EPERM", "kill": "ends the run", "log": "is let through"}
+    said = {"errno": "gets EPERM", "kill": "ends its process", "log": "is let through"}
     for mode, words in said.items():
         config.write_text(f"syscalls: {{on_denied: {mode}}}\n")
         assert f"every other one {words}" in show(config).splitlines()[0]
