@@ -24,12 +24,11 @@ from runtime import kernel
 from runtime.channel import QUESTION_SIGNAL
 from runtime.image import SANDBOX, parse_json, read_file
 from runtime.program import FILE_NAME
+from runtime.remedy import kept, probed, way
 
 TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
     from typing import Any
-
-    Lines = list[list[list[int]]]
 
 # linux/seccomp.h
 RECV, SEND, IS_VALID = 0xC0502100, 0xC0182101, 0x40082102  # SECCOMP_IOCTL_NOTIF_*
@@ -143,6 +142,9 @@ class Supervisor:
             self.silence = 0
             self._resolve(question)
             return
+        if probed(self._call(number), arguments):
+            respond(self.listener, identity, let_through=False)
+            return
         denied, is_new = self._find(number, arguments)
         if question is not None and (is_new or (denied is question.denied and not question.answered)):
             self.held.append((identity, thread, number, arguments))  # no longer than one question lasts
@@ -190,15 +192,18 @@ class Supervisor:
 
     def _find(self, number: int, arguments: list[int]) -> tuple[Denied, bool]:
         """What is known of a call with these arguments; else something new, which nobody keeps yet."""
-        call = self.calls.get(str(number)) or {"name": "a call without a name", "ways": []}
-        kept = first(call.get("kept", ()), arguments)
-        allow = kept or way(call, arguments)
+        call = self._call(number)
+        closed = kept(call, arguments)
+        allow = closed or way(call, arguments)
         if self.kinds.get(number, 0) >= MAX_KINDS and (number, allow) not in self.denied:
             allow = ""
         known = self.denied.get((number, allow))
         if known is not None:
             return known, False
-        return Denied(call["name"], number, arguments, allow, call.get("danger", ""), bool(kept)), True
+        return Denied(call["name"], number, arguments, allow, call.get("danger", ""), bool(closed)), True
+
+    def _call(self, number: int) -> "dict[str, Any]":
+        return self.calls.get(str(number)) or {"name": "a call without a name", "ways": []}
 
     def _keep(self, denied: Denied) -> None:
         self.denied[denied.number, denied.allow] = denied
@@ -207,19 +212,23 @@ class Supervisor:
         denied.ends_process = self.mode == "kill"
 
     def _answer(self, identity: int, thread: int, denied: Denied) -> None:
-        denied.count += 1
-        if not self.uncounted:
-            self.counts_ms = clock_ms() + COUNTS_MS
-        self.uncounted.add(denied)
         if denied.ends_process:
             try:
                 still = bytearray(identity.to_bytes(8, "little"))
                 kernel.call(kernel.SYS_ioctl, self.listener, IS_VALID, still)
                 posix.kill(thread, SIGKILL)
+                self._count(denied)
                 return
             except OSError:
                 pass  # it has ended, or is not ours to end: then the call is answered
-        respond(self.listener, identity, denied.passed)
+        if respond(self.listener, identity, denied.passed):
+            self._count(denied)
+
+    def _count(self, denied: Denied) -> None:
+        if not self.uncounted:
+            self.counts_ms = clock_ms() + COUNTS_MS
+        denied.count += 1
+        self.uncounted.add(denied)
 
     def _tell(self, denied: Denied) -> None:
         """Names the call, on stderr and on the status descriptor, before it is answered."""
@@ -248,7 +257,10 @@ class Supervisor:
         return f"sandbox: {done} {denied.name} ({denied.number}, {self.arch}){place}{ends}{danger}{allow}\n"
 
     def _write_counts(self) -> None:
-        changed, self.uncounted = self.uncounted, set()
+        # One whose thread is still being asked has not been told of yet.
+        untold = {self.question.denied} if self.question is not None else set()
+        changed, self.uncounted = self.uncounted - untold, self.uncounted & untold
+        self.counts_ms = clock_ms() + COUNTS_MS
         if self.status is not None and changed:
             totals = ", ".join(f"[{quoted(one.name)}, {quoted(one.allow)}, {one.count}]" for one in changed)
             self._write_status(f'{{"counts": [{totals}]}}\n')
@@ -257,27 +269,6 @@ class Supervisor:
         assert self.status is not None  # noqa: S101 - asked by both callers
         if not write_patiently(self.status, line.encode()):
             self.status = None  # nobody reads it, and half a line may be out
-
-
-def first(ways: "list[tuple[str, Lines]]", arguments: list[int]) -> str:
-    """The text of the first of `ways` whose lines hold for these arguments; empty where none does."""
-    for text, lines in ways:
-        if not lines or any(all(arguments[at] & mask == value for at, mask, value in line) for line in lines):
-            return str(text)
-    return ""
-
-
-def way(call: "dict[str, Any]", arguments: list[int]) -> str:
-    """How config.yaml allows `call`, of calls.json, with these arguments; empty where nothing does."""
-    if text := first(call["ways"], arguments):
-        return text
-    conditions = " and ".join(
-        f"{name} == {arguments[at] & 0xFFFF_FFFF:#x}" for at, name in call.get("arguments", ())
-    )
-    if not conditions:
-        return ""
-    before = call.get("before", "")
-    return f'{before}syscalls: {{allow: [{{{call["name"]}: {{when: ["{conditions}"]}}}}]}}'
 
 
 def parse_stack(text: bytes) -> list[tuple[str, int]]:
@@ -307,17 +298,18 @@ def receive(listener: int) -> "tuple[int, int, int, list[int]] | None":
     return words[0], words[1] & 0xFFFF_FFFF, words[2] & 0xFFFF_FFFF, list(words[4:])
 
 
-def respond(listener: int, identity: int, let_through: bool) -> None:
-    """EPERM, or the call is let through."""
+def respond(listener: int, identity: int, let_through: bool) -> bool:
+    """EPERM, or the call is let through; False where there is nobody to be answered any more."""
     response = bytearray(RESPONSE_BYTES)
     words = memoryview(response).cast("Q")
     words[0] = identity
     words[2] = FLAG_CONTINUE << 32 if let_through else -EPERM & 0xFFFF_FFFF
     words.release()
-    try:  # noqa: SIM105 - contextlib would be an import
+    try:
         kernel.call(kernel.SYS_ioctl, listener, SEND, response)
     except OSError:
-        pass  # the thread has ended, or a signal has interrupted its call, which then comes again
+        return False  # the thread has ended, or a signal has interrupted its call, which then comes again
+    return True
 
 
 def drain(stacks: int) -> bytes:

@@ -59,6 +59,8 @@ class Catalog:
     """Calls that the level `landlock` denies besides, each with the reason."""
     refused: Mapping[str, str]
     """Set-up calls that only syscalls.unsafe opens, each with the reason."""
+    probes: tuple[Rule, ...]
+    """Arguments with which a denied call is not worth a word."""
     guarded: tuple[Rule, ...]
     """Arguments of other calls that nothing in config.yaml opens."""
     counterparts: Mapping[str, str]
@@ -121,6 +123,7 @@ def parse_catalog(text: str) -> Catalog:
         kill=_rules(raw["kill"], used),
         landlock=raw["landlock"],
         refused=raw["refused"],
+        probes=_rules(raw["probes"], used),
         guarded=_rules(raw["guarded"], used),
         counterparts=raw["counterparts"],
         constants=used | raw["offered"],

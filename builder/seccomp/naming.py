@@ -20,9 +20,10 @@ def calls(policy: Policy, arch: Arch) -> dict[str, Any]:
 
     Each has its `name`, and the `ways` to allow it: [text, lines], the first whose lines hold for the call's
     arguments is the one to name (lines: lists of [argument, mask, value], of which one must hold; none:
-    always). What `kept` has, of the same form, comes before them, and is let through by nothing, not even in
-    a trace. `danger` is why no program in a sandbox should make it. `arguments`, [index, name], are those of
-    which a `when` line can be made that allows this call alone where no way does; `before` goes before it.
+    always). What `kept` has, of the same form, comes before them: nothing lets it through, not even a trace.
+    A call for which one of the lines `probes` holds is denied without a word. `danger` is why no program in a
+    sandbox should make it. `arguments`, [index, name], are those of which a `when` line can be made that
+    allows this call alone where no way does; `before` goes before it.
     """
     catalog = load_catalog()
     allowed = policy.allowed()
@@ -43,6 +44,8 @@ def _call(name: str, policy: Policy, catalog: Catalog) -> dict[str, Any]:
         return {"name": name, "danger": danger, "ways": [[f"syscalls: {{unsafe: [{name}]}}", []]]}
     ways = [[text, _plain(lines)] for text, lines in _ways(name, policy, catalog)]
     call: dict[str, Any] = {"name": name, "ways": ways}
+    if probes := [_plain(rule.when) for rule in catalog.probes if rule.name == name]:
+        call["probes"] = [line for lines in probes for line in lines]
     if kept := [[text, _plain(lines)] for text, lines in _kept(name, policy, catalog)]:
         call["kept"] = kept
     if arguments := _arguments(name, catalog):

@@ -1,45 +1,54 @@
 """`make bench`: the figures that the README names, as a table on stdout and as bench.json.
 
 Speeds of a run are ratios to a bare `python3 -I -S -c pass` of the image's own interpreter, taken in turn
-with it in the same loop. Needs root (it changes its root directory to the image's).
+with it in the same loop, and so is every other ratio to what it is over. Needs root (it changes its root
+directory to the image's).
+
+    python -m tests.benchmarks [PART...]    images, starts, allowed, denied, traces; all, if none is named
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from builder import jailrun
-from builder.arch import ARCHES, host_arch
+from builder.arch import ARCHES
 from builder.archive import open_archive
-from builder.dockerfile import entrypoint
-from builder.tree.spec import SANDBOX_PATH
+from tests.benchmarks.denials import allowed_calls, denied_calls
+from tests.benchmarks.starts import starts
+from tests.benchmarks.tracing import traces
+from tests.suite.shelf import built_root
 
-ROUNDS = 200
 REPOSITORY = Path(__file__).parents[2]
-PR_CAPBSET_DROP, CAP_SYS_ADMIN = 24, 21
 
 
-def main() -> None:
-    """Measures everything and prints it."""
+def main(names: Sequence[str]) -> None:
+    """Measures the parts `names`, or everything, and prints it."""
     if os.geteuid() != 0:
         sys.exit("error: the benchmark runs as root: it uses chroot")
-    with tempfile.TemporaryDirectory(prefix="sandbox-bench-") as temporary:
-        scratch = Path(temporary)
-        figures = {**builds(scratch), **sizes(scratch), **starts(scratch)}
+    if unknown := {*names} - {*PARTS}:
+        sys.exit(f"error: no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    figures: dict[str, float] = {}
+    for name in names or PARTS:
+        with tempfile.TemporaryDirectory(prefix="sandbox-bench-") as temporary:
+            figures |= PARTS[name](Path(temporary))
     width = max(map(len, figures))
     for name, value in figures.items():
         print(f"{name:{width}}  {value}")
-    (REPOSITORY / "bench.json").write_text(json.dumps(figures, indent=1) + "\n")
+    if not names:
+        (REPOSITORY / "bench.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def images(scratch: Path) -> dict[str, float]:
+    """What it takes to make them, and what they take."""
+    return {**builds(scratch), **sizes(scratch)}
 
 
 def builds(scratch: Path) -> dict[str, float]:
@@ -80,68 +89,15 @@ def sizes(scratch: Path) -> dict[str, float]:
     return figures
 
 
-def starts(scratch: Path) -> dict[str, float]:
-    """Ratios over bare Python: from the entrypoint's start to the code's first line, and of a whole run."""
-    root = jailrun.unpack(scratch / "second" / host_arch().name / "image.tar", scratch / "unpacked")
-    python = json.loads((root / SANDBOX_PATH[1:] / "runtime.json").read_bytes())["python"]
-    figures = {}
-    for where, container in (("as in a default container", True), ("as root, with namespaces", False)):
-        for what, value in in_root(root, lambda: measure_starts(python), container=container).items():
-            figures[f"{what}, {where}"] = value
-    return figures
-
-
-def measure_starts(python: str) -> dict[str, float]:
-    """Runs in the image's root, so that nothing but the interpreter itself is in what is measured."""
-    bare = [python, "-I", "-S", "-c", "pass"]
-    # CLOCK_MONOTONIC is the same in every process.
-    ours = [*entrypoint(python), "-c"]
-    first_line = [*ours, "import time; print(time.monotonic_ns())"]
-    samples: dict[str, list[float]] = {"bare": [], "first line": [], "whole run": []}
-    for _ in range(ROUNDS):
-        samples["bare"].append(timed(bare)[0])
-        samples["whole run"].append(timed([*ours, "pass"])[0])
-        started = time.monotonic_ns()
-        samples["first line"].append((int(timed(first_line)[1]) - started) / 1e6)
-    middle = {name: statistics.median(values) for name, values in samples.items()}
-    return {
-        "bare python3 -I -S -c pass, ms": round(middle["bare"], 2),
-        "start to the code's first line, over bare": round(middle["first line"] / middle["bare"], 3),
-        "whole run of `pass`, over bare": round(middle["whole run"] / middle["bare"], 3),
-    }
-
-
-def timed(command: list[str]) -> tuple[float, bytes]:
-    """Milliseconds that `command` took, and what it printed."""
-    started = time.monotonic_ns()
-    # stdin is nothing's to read here, and the image has no /dev/null.
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    return (time.monotonic_ns() - started) / 1e6, done.stdout
-
-
-def in_root(root: Path, measure: Callable[[], dict[str, Any]], *, container: bool) -> dict[str, Any]:
-    """What `measure` returns in a child whose root is `root`; in a `container`, without CAP_SYS_ADMIN."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            if container:
-                ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_ADMIN, 0, 0, 0)
-            os.chroot(root)
-            os.chdir("/")
-            os.write(write, json.dumps(measure()).encode())
-            os._exit(0)
-        except BaseException as error:
-            print(f"error: {error!r}", file=sys.stderr)
-            os._exit(1)
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        answer = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if status:
-        sys.exit("error: the measuring child failed")
-    return dict(json.loads(answer))
+PARTS: dict[str, Callable[[Path], dict[str, float]]] = {
+    "images": images,
+    "starts": lambda _: starts(built_root()),
+    "allowed": lambda _: allowed_calls(built_root()),
+    "denied": lambda _: denied_calls(built_root()),
+    "traces": lambda scratch: traces(built_root(), scratch / "root"),
+}
+"""What is measured; each gets a folder for itself."""
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -59,7 +59,9 @@ def allowed_calls(root: Path) -> dict[str, float]:
         loop.end()
 
     def over_bare(name: str) -> float:
-        return statistics.median(mine / bare for mine, bare in zip(samples[name], samples["bare"], strict=True))
+        return statistics.median(
+            mine / bare for mine, bare in zip(samples[name], samples["bare"], strict=True)
+        )
 
     return {
         "getpid in a loop, ns a call": round(statistics.median(samples["bare"]) / CALLS, 1),
