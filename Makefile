@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 ARCH := $(patsubst aarch64,arm64,$(patsubst x86_64,amd64,$(shell uname -m)))
 
 # Installed editable, so anew only where these change.
-VERSION := $(shell cat pyproject.toml hatch_build.py runtime/_syscall.c | cksum | tr -d ' ')
+VERSION := $(shell cat pyproject.toml hatch_build.py runtime/_syscall.c runtime/init.c | cksum | tr -d ' ')
 INSTALLED := $(VENV)/installed-$(VERSION)
 INSTALLED_TESTS := $(VENV)/installed-tests-$(VERSION)
 

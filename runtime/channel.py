@@ -40,6 +40,11 @@ class Channel:
             return False
         return True
 
+    def close(self) -> None:
+        """For a run whose filter has no listener: nothing of this is left to the code."""
+        for descriptor in (self.socket, *self.stacks):
+            posix.close(descriptor)
+
     def hand_over(self, listener: int) -> None:
         """Sends the listener to init. The filter is in force already: what fails here, aborts."""
         read, write = self.stacks

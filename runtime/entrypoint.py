@@ -42,6 +42,10 @@ def main(arguments: list[str]) -> None:
             del arguments[:2]
         request = Request(arguments)
         settings, policies = read_image()
+        if status_descriptor is not None and status_descriptor >= settings["limits"]["open_files"] - 1:
+            raise Refused(failure.USAGE, "--status-fd wants a descriptor further below limits.open_files")
+        if request.trace and status_descriptor is None:
+            raise Refused(failure.USAGE, "--trace wants --status-fd before it: what else would it record to")
         mode = "trace" if request.trace else settings["on_denied"]
         channel = None if init is None else Channel(init, mode, status_descriptor)
         code = request.read_code()

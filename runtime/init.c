@@ -26,10 +26,10 @@
 #define USAGE 208    /* these two are runtime/failure.py's */
 #define INTERNAL 223
 #define COMMAND_WORDS 5 /* PYTHON -I -S -B ENTRYPOINT */
-#define MAX_WORDS 4096
+#define MAX_WORDS 16384
 #define LAST_WORDS_MS 2000 /* what a supervisor may take to write its last counts */
 
-static sigset_t old_signals;
+static sigset_t all_signals, old_signals;
 static int signals, channel, run_pidfd, listener = -1, stacks = -1, status = -1;
 static pid_t run, supervisor;
 static char mode[16];
@@ -52,16 +52,35 @@ static int above_two(int descriptor)
     return moved;
 }
 
-static pid_t start(char **argv, char **environment)
+static pid_t start(char **argv, char **environment, const sigset_t *blocked)
 {
     pid_t child = vfork();
 
     if (child == 0) {
-        sigprocmask(SIG_SETMASK, &old_signals, 0);
+        sigprocmask(SIG_SETMASK, blocked, 0);
         execve(argv[0], argv, environment);
         fail(argv[0]);
     }
     return child;
+}
+
+/* Whoever reads the run's output, writes its input or waits for its status shall not wait for us. */
+static void close_inherited(void)
+{
+    const int kept[] = {2, signals, channel, run_pidfd};
+    unsigned first = 0;
+
+    for (;;) {
+        unsigned next = ~0u;
+        for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
+            if (kept[i] >= 0 && (unsigned)kept[i] >= first && (unsigned)kept[i] < next)
+                next = kept[i];
+        if (first < next)
+            syscall(SYS_close_range, first, next - 1, 0);
+        if (next == ~0u)
+            return;
+        first = next + 1;
+    }
 }
 
 static void start_run(int argc, char **argv, char **environment)
@@ -69,9 +88,8 @@ static void start_run(int argc, char **argv, char **environment)
     char *words[MAX_WORDS], number[16];
     int pair[2], have_channel, count = 0, own = syscall(SYS_pidfd_open, getpid(), 0);
 
-
     if (argc <= COMMAND_WORDS || argc > MAX_WORDS - 3) {
-        dprintf(2, "sandbox: error: usage: init PYTHON -I -S -B ENTRYPOINT [ARG...]\n");
+        dprintf(2, "sandbox: error: usage: init PYTHON -I -S -B ENTRYPOINT [ARG...], at most %d words\n", MAX_WORDS - 3);
         _exit(USAGE);
     }
     /* Without either, denied calls stay without a name. */
@@ -93,7 +111,7 @@ static void start_run(int argc, char **argv, char **environment)
     words[count] = 0;
     channel = have_channel ? pair[0] : -1;
     fcntl(channel, F_SETFD, FD_CLOEXEC);
-    run = start(words, environment);
+    run = start(words, environment, &old_signals);
     if (run < 0)
         fail("the run could not be started");
     if (have_channel)
@@ -101,9 +119,7 @@ static void start_run(int argc, char **argv, char **environment)
     run_pidfd = above_two(syscall(SYS_pidfd_open, run, 0));
     for (char **variable = environment; *variable; variable++) /* it may hold secrets, and the run has it now */
         memset(*variable, 0, strlen(*variable));
-    /* Whoever reads the run's output, or writes its input, shall not wait for us. */
-    for (int descriptor = 0; descriptor < 2; descriptor++)
-        close(descriptor);
+    close_inherited();
 }
 
 /* The run's one message: which mode it is in, with the listener, the stacks and perhaps the status. */
@@ -120,11 +136,23 @@ static void receive(void)
     ssize_t size = recvmsg(channel, &message, 0);
     struct cmsghdr *header = size > 0 ? CMSG_FIRSTHDR(&message) : 0;
 
-    if (header && header->cmsg_type == SCM_RIGHTS)
+    if (header && header->cmsg_type == SCM_RIGHTS && header->cmsg_len <= CMSG_LEN(3 * sizeof(int)))
         for (size_t i = 0; i < (header->cmsg_len - CMSG_LEN(0)) / sizeof(int); i++)
             memcpy(slots[i], CMSG_DATA(header) + i * sizeof(int), sizeof(int));
     close(channel);
     channel = -1;
+}
+
+/* Without a supervisor the kernel answers ENOSYS, which on_denied: kill does not mean: we end, and so does the run. */
+static void end_unless_allowed(void)
+{
+    siginfo_t how = {0};
+
+    if (strcmp(mode, "kill") || (waitid(P_PID, run, &how, WEXITED | WNOHANG | WNOWAIT) == 0 && how.si_pid == run))
+        return;
+    dprintf(2, "sandbox: error: the run is ended: a call was denied, and no supervisor is there to say which\n");
+    kill(run, SIGKILL);
+    _exit(128 + SIGKILL);
 }
 
 static void start_supervisor(char **argv)
@@ -137,9 +165,11 @@ static void start_supervisor(char **argv)
     for (int i = 0; i < 4; i++)
         snprintf(numbers[i], sizeof numbers[i], "%d", descriptors[i]);
     fcntl(run_pidfd, F_SETFD, 0);
-    supervisor = start(words, none);
-    if (supervisor < 0) /* then the listener goes, and the kernel answers for itself */
+    supervisor = start(words, none, &all_signals);
+    if (supervisor < 0) { /* then the listener goes, and the kernel answers for itself */
         dprintf(2, "sandbox: error: init: no supervisor could be started: %m: denied calls get ENOSYS\n");
+        end_unless_allowed();
+    }
     close(listener);
     close(stacks);
     close(status);
@@ -153,8 +183,10 @@ static void reap(void)
     pid_t ended;
 
     while ((ended = waitpid(-1, &how, WNOHANG)) > 0) {
-        if (ended == supervisor)
+        if (ended == supervisor) {
             supervisor = 0;
+            end_unless_allowed();
+        }
         if (ended != run)
             continue;
         if (WIFSIGNALED(how) && WTERMSIG(how) == SIGSYS)
@@ -165,6 +197,7 @@ static void reap(void)
         if (supervisor > 0) {
             struct pollfd end = {syscall(SYS_pidfd_open, supervisor, 0), POLLIN, 0};
             poll(&end, 1, LAST_WORDS_MS);
+            kill(supervisor, SIGKILL);
         }
         _exit(WIFEXITED(how) ? WEXITSTATUS(how) : 128 + WTERMSIG(how));
     }
@@ -172,11 +205,10 @@ static void reap(void)
 
 int main(int argc, char **argv, char **environment)
 {
-    sigset_t all;
-
-    sigfillset(&all);
-    sigprocmask(SIG_BLOCK, &all, &old_signals);
-    signals = above_two(signalfd(-1, &all, 0));
+    signal(SIGCHLD, SIG_DFL); /* ignored, as some parents leave it, the run would have no exit code */
+    sigfillset(&all_signals);
+    sigprocmask(SIG_BLOCK, &all_signals, &old_signals);
+    signals = above_two(signalfd(-1, &all_signals, 0));
     if (signals < 0)
         fail("signalfd");
     fcntl(signals, F_SETFD, FD_CLOEXEC);

@@ -251,8 +251,7 @@ class Jail:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
         # Who ends init ends the run. Like the dumpable flag, setresuid(2) resets it.
-        if self.channel is not None:
-            kernel.prctl(kernel.PR_SET_PDEATHSIG, SIGKILL)
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, SIGKILL)
         if posix.getppid() != self.parent:
             raise Refused(INTERNAL, "init has ended")
 
@@ -270,9 +269,14 @@ class Jail:
         if self.channel and listener is not None:
             self.channel.hand_over(listener)
             self.naming = True
-        else:
-            seccomp.load(programs.plain)
+            return
+        if self.channel:
+            self.channel.close()
+        try:  # noqa: SIM105 - contextlib would be an import
             posix.write(2, NOT_NAMED)
+        except OSError:
+            pass  # nobody listens
+        seccomp.load(programs.plain)
 
 
 STEPS = (

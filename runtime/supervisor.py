@@ -73,9 +73,10 @@ class Denied:
 class Question:
     """A thread that was asked where it is, and waits in its call meanwhile."""
 
-    def __init__(self, identity: int, thread: int, denied: Denied) -> None:
+    def __init__(self, identity: int, thread: int, arguments: list[int], denied: Denied) -> None:
         self.identity = identity
         self.thread = thread
+        self.arguments = arguments
         self.denied = denied
         self.answered = False
         """The call was answered already: the thread may have blocked the signal for as long as it lasts."""
@@ -135,7 +136,7 @@ class Supervisor:
         if (
             question is not None
             and not question.answered
-            and (thread, number) == (question.thread, question.denied.number)
+            and (thread, number, arguments) == (question.thread, question.denied.number, question.arguments)
         ):
             # The signal has interrupted the call, the thread has answered, and the kernel has begun it again.
             question.identity = identity
@@ -150,19 +151,25 @@ class Supervisor:
             self.held.append((identity, thread, number, arguments))  # no longer than one question lasts
             return
         if not is_new:
-            self._answer(identity, thread, denied)
+            self._answer(identity, thread, arguments, denied)
             return
         self._keep(denied)
         if self.silence < MAX_SILENCE:
             drain(self.stacks)
-            self.question = Question(identity, thread, denied)
+            self.question = Question(identity, thread, arguments, denied)
             try:
+                self._expect_alive(identity)
                 kernel.call(kernel.SYS_tkill, thread, QUESTION_SIGNAL)
                 return
             except OSError:
                 self.question = None  # it has ended, or belongs to somebody else by now
         self._tell(denied)
-        self._answer(identity, thread, denied)
+        self._answer(identity, thread, arguments, denied)
+
+    def _expect_alive(self, identity: int) -> None:
+        """OSError where the thread waits for its answer no more, and its number may be another's."""
+        still = bytearray(identity.to_bytes(8, "little"))
+        kernel.call(kernel.SYS_ioctl, self.listener, IS_VALID, still)
 
     def _go_on(self, question: Question, heard: bool) -> None:
         """A question has lasted long enough, or its late answer is coming in."""
@@ -174,7 +181,7 @@ class Supervisor:
         # get this one right after it.
         question.answered = True
         question.ends_ms = clock_ms() + QUESTION_MS
-        self._answer(question.identity, question.thread, question.denied)
+        self._answer(question.identity, question.thread, question.arguments, question.denied)
 
     def _resolve(self, question: Question) -> None:
         self.question = None
@@ -185,7 +192,7 @@ class Supervisor:
         question.denied.stack = stack[:MAX_FRAMES]
         self._tell(question.denied)
         if not question.answered:
-            self._answer(question.identity, question.thread, question.denied)
+            self._answer(question.identity, question.thread, question.arguments, question.denied)
         held, self.held = self.held, []
         for notification in held:
             self._take(*notification)
@@ -195,7 +202,7 @@ class Supervisor:
         call = self._call(number)
         closed = kept(call, arguments)
         allow = closed or way(call, arguments)
-        if self.kinds.get(number, 0) >= MAX_KINDS and (number, allow) not in self.denied:
+        if self.kinds.get(number, 0) >= MAX_KINDS and not closed and (number, allow) not in self.denied:
             allow = ""
         known = self.denied.get((number, allow))
         if known is not None:
@@ -211,17 +218,18 @@ class Supervisor:
         denied.passed = self.mode in ("log", "trace") and not denied.danger and not denied.kept
         denied.ends_process = self.mode == "kill"
 
-    def _answer(self, identity: int, thread: int, denied: Denied) -> None:
+    def _answer(self, identity: int, thread: int, arguments: list[int], denied: Denied) -> None:
         if denied.ends_process:
             try:
-                still = bytearray(identity.to_bytes(8, "little"))
-                kernel.call(kernel.SYS_ioctl, self.listener, IS_VALID, still)
-                posix.kill(thread, SIGKILL)
-                self._count(denied)
-                return
+                self._expect_alive(identity)
             except OSError:
-                pass  # it has ended, or is not ours to end: then the call is answered
-        if respond(self.listener, identity, denied.passed):
+                return
+            posix.kill(thread, SIGKILL)  # where it is not ours to end, we end, and init ends the run
+            self._count(denied)
+            return
+        # Asked anew of each call: what is told of one kind together need not be let through together.
+        let_through = denied.passed and not kept(self._call(denied.number), arguments)
+        if respond(self.listener, identity, let_through):
             self._count(denied)
 
     def _count(self, denied: Denied) -> None:
@@ -348,8 +356,8 @@ def main(mode: str, *descriptors: str) -> None:
     try:
         # Nothing that the run sends may stop it; what is sent to the whole group is for the run to answer.
         _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
-        if kernel.capabilities()[0]:
-            kernel.set_capabilities(1 << kernel.CAP_KILL)  # to signal the run's user
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, SIGKILL)
+        kernel.set_capabilities(kernel.capabilities()[1] & 1 << kernel.CAP_KILL)  # to signal the run's user
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
         Supervisor(mode, *map(int, descriptors)).serve()

@@ -28,7 +28,9 @@ PREFIX_INSTRUCTIONS = 7
 """What stands before libseccomp's program: foreign ABIs and calls newer than the policy."""
 _LOAD, _JUMP_IF_EQUAL, _JUMP_IF_GREATER, _JUMP_IF_GREATER_OR_EQUAL, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x06
 _NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
-_BINARY_TREE = 2  # SCMP_FLTATR_CTL_OPTIMIZE
+_BY_PRIORITY = 1
+"""SCMP_FLTATR_CTL_OPTIMIZE. Not 2, the binary tree: there libseccomp 2.5 shares blocks between conditions
+that compare different arguments, and lets calls through that the rules deny."""
 
 
 NAMED = " named"
@@ -141,7 +143,7 @@ def _libseccomp_filter(policy: Policy, arch: Arch) -> Any:  # the binding has no
     program = seccomp.SyscallFilter(seccomp.ERRNO(errno.EPERM))
     # Ours have killed these before; libseccomp by itself would kill one thread of the process.
     program.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.KILL_PROCESS)
-    program.set_attr(seccomp.Attr.CTL_OPTIMIZE, _BINARY_TREE)
+    program.set_attr(seccomp.Attr.CTL_OPTIMIZE, _BY_PRIORITY)
     if seccomp.system_arch() != token(arch):
         program.add_arch(token(arch))
         program.remove_arch(seccomp.system_arch())

@@ -1,4 +1,4 @@
-"""What a run costs before, and after, the code itself: beside bare Python, and beside a run without a channel."""
+"""What a run costs besides the code itself, over bare Python; and what of it naming denied calls costs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROUNDS = 300
 def starts(root: Path) -> dict[str, float]:
     """As in a default container, and as root of the machine, who has namespaces besides."""
     python = settings(root)["python"]
-    figures = {}
+    figures: dict[str, float] = {}
     for where, container in (("as in a default container", True), ("as root, with namespaces", False)):
         measured = in_root(root, partial(_measure, python), container=container)
         figures |= {f"{what}, {where}": value for what, value in measured.items()}

@@ -56,11 +56,10 @@ def traces(root: Path, scratch: Path) -> dict[str, float]:
 
 
 def _compile(place: Place) -> None:
-    """Gives the libraries bytecode, as they have it in an image."""
-    python = place.settings["python"]
-    libraries = place.settings["sys_path"][-1]
-    command = ["chroot", str(place.root), python, "-I", "-S", "-m", "compileall", "-q", libraries]
-    subprocess.run(command, check=True)
+    """Gives the libraries bytecode, as they have it in an image: by an import as root outside the jail."""
+    code = f"import sys; sys.path[:] = {place.settings['sys_path']!r}; {CODE}"
+    command = ["chroot", str(place.root), place.settings["python"], "-I", "-S", "-c", code]
+    subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
 
 
 def _run(place: Place) -> int:

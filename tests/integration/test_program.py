@@ -218,7 +218,11 @@ DIFFERENT: dict[str, tuple[bytes, int, str]] = {
     "reserved-exit": (b"import sys\nsys.exit(210)", 1, r"sandbox: exit code 210 is the sandbox's own"),
     "reserved-exit-256": (b"import sys\nsys.exit(466)", 1, r"sandbox: exit code 466 is the sandbox's own"),
     "reserved-os-exit": (b"import os\nos._exit(210)", 139, r"sandbox: denied exit_group .*\n$"),
-    "signal": (b"import signal\nsignal.raise_signal(15)", 1, r"sandbox: denied tgkill .*\nTraceback(.|\n)*PermissionError"),
+    "signal": (
+        b"import signal\nsignal.raise_signal(15)",
+        1,
+        r"sandbox: denied tgkill .*\nTraceback(.|\n)*PermissionError",
+    ),
 }
 
 

@@ -26,7 +26,7 @@ from builder.seccomp.compile import named
 from builder.seccomp.naming import calls
 from builder.seccomp.policy import for_landlock
 from builder.seccomp.syscalls import known_names, number, table
-from runtime.remedy import kept, way
+from runtime.remedy import kept, probed, way
 
 CHANNEL = 1024
 CATALOG = load_catalog()
@@ -342,3 +342,18 @@ def test_what_deny_has_taken_is_said_first(tmp_path: Path) -> None:
     assert image.remedy(uname, [0] * 6) == f"take it{OUT_OF_DENY}"
     assert image.remedy(fcntl, [3, f_setfl, 0, 0, 0, 0]) == f'take "cmd == F_SETFL"{OUT_OF_DENY}'
     assert image.remedy(fcntl, [3, f_add_seals, 0, 0, 0, 0]) == "syscalls: {groups: [memfd]}"
+
+
+@both_arches
+def test_what_is_denied_without_a_word(arch: Arch, tmp_path: Path) -> None:
+    """Just what the catalog lists under probes, which is denied all the same; all else is named."""
+    probes = {rule.name: rule.when for rule in CATALOG.probes}
+    for config in ({}, CONFIGS["core"]):
+        image = Image(config, arch, tmp_path)
+        assert {call["name"] for call in image.calls.values() if "probes" in call} == {*probes}
+        for name, lines in probes.items():
+            call = number(name, arch) or 0
+            for arguments in near_misses([line.conditions for line in lines]):
+                told = probed(image.calls[str(call)], arguments)
+                assert told == any(line.holds(arguments) for line in lines)
+                assert image.answer("chroot", call, arguments) == USER_NOTIF
