@@ -118,6 +118,8 @@ def _build_one(plan: BuildPlan, driver: Driver, options: Options, progress: Prog
     with tempfile.TemporaryDirectory(dir=options.output, prefix=f".{plan.arch.name}-") as temporary:
         scratch, finished = Path(temporary) / "scratch", Path(temporary) / "finished"
         scratch.mkdir()
+        with progress.step(f"{what}: trying the policy call by call"):
+            verify.filters(plan)
         with progress.step(f"{what}: writing the context"):
             write_context(plan, finished / "context", target, own)
         with progress.step(f"{what}: building with driver {driver.name}"):

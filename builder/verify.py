@@ -7,8 +7,27 @@ from pathlib import Path
 
 from builder import jailrun
 from builder.errors import SandboxError, VerificationFailed
+from builder.plan import BuildPlan
+from builder.policies import compiled
+from builder.seccomp.check import check
 
 _PROBE = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
+
+
+def filters(plan: BuildPlan) -> None:
+    """Evaluates the plan's compiled filters for every system call and beside every condition.
+
+    VerificationFailed where one does not say what the policy says, which is then a fault of libseccomp.
+    """
+    made = compiled(plan)
+    report = check(made.programs, made.policy, (), channel=made.channel, on_kernel=False)
+    if report.disagreements:
+        one = report.disagreements[0]
+        raise VerificationFailed(
+            f"the compiled policy is wrong in {len(report.disagreements)} cases: {one.program}: {one.call}: "
+            f"wanted {one.wanted}, got {one.got}",
+            "take conditions out of syscalls: {allow, deny}, or install another libseccomp",
+        )
 
 
 def smoke(root: Path) -> str:

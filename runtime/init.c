@@ -170,7 +170,8 @@ static void start_supervisor(char **argv)
         dprintf(2, "sandbox: error: init: no supervisor could be started: %m: denied calls get ENOSYS\n");
         end_unless_allowed();
     }
-    close(listener);
+    if (strcmp(mode, "kill")) /* else it stays open, so that nobody is answered should the supervisor end */
+        close(listener);
     close(stacks);
     close(status);
     listener = -1;

@@ -112,7 +112,8 @@ class Entrypoint:
         """Starts the entrypoint with pipes as stdin and stdout, and does not wait."""
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         command = self.command("-c", code)
-        return subprocess.Popen(command, preexec_fn=self.enter, stderr=subprocess.DEVNULL, **pipes)
+        pipes |= {"stderr": subprocess.DEVNULL, "pass_fds": self.pass_fds}
+        return subprocess.Popen(command, preexec_fn=self.enter, **pipes)
 
     def run(self, code: str, *, stdin: str | None = None, timeout_s: float = 60) -> Result:
         options: dict[str, Any] = {"timeout": timeout_s} | ({"input": stdin.encode()} if stdin else {})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import signal
 from dataclasses import replace
 
@@ -66,3 +68,36 @@ def test_init_wants_its_command(entrypoint: Entrypoint) -> None:
     ended = short.start("-c", "print('EXECUTED')")
     assert (ended.exit_code, ended.stdout) == (failure.INTERNAL, "")
     assert ended.stderr.startswith("sandbox: error: init: /nonexistent: No such file")
+
+
+def test_a_parent_that_ignores_its_children_does_not_matter(entrypoint: Entrypoint) -> None:
+    """SIGCHLD ignored is inherited, and children are then reaped by nobody: init sets it right."""
+    careless = replace(entrypoint, before_exec=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+    assert careless.run("raise SystemExit(7)", timeout_s=20).exit_code == 7
+
+
+def test_the_run_ends_with_init_even_where_nothing_can_be_named(entrypoint: Entrypoint) -> None:
+    """No channel, for want of a descriptor beyond the limit: the code does not outlive init all the same."""
+    limit = entrypoint.settings["limits"]["open_files"]
+    limited = replace(
+        entrypoint, before_exec=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    )
+    process = limited.begin("print(1, flush=True)\nimport time; time.sleep(60)")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"1\n"
+    process.kill()
+    assert process.communicate()[0] == b""
+
+
+def test_init_holds_nothing_of_its_caller(entrypoint: Entrypoint) -> None:
+    """Neither stdin and stdout, nor a descriptor that the caller left open: who waits for an end gets it."""
+    read, write = os.pipe()
+    process = replace(entrypoint, pass_fds=(write,)).begin("import os, time\nos.close(1)\ntime.sleep(60)")
+    os.close(write)
+    assert process.stdout is not None
+    assert process.stdout.read() == b""
+    with os.fdopen(read, "rb") as pipe:
+        assert pipe.read() == b""
+    assert process.poll() is None
+    process.kill()
+    process.communicate()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from builder.arch import host_arch
+from builder.seccomp.syscalls import number
 from tests.escape.attacks import NAMED
-from tests.escape.conftest import Entrypoint
+from tests.escape.conftest import LIBC, Entrypoint
 from tests.escape.status import KILL, SENTENCE, WITHOUT_LINE, run
 
 
@@ -148,3 +152,72 @@ def processes_of(entrypoint: Entrypoint, word: str) -> list[int]:
         except OSError:
             continue  # it has ended
     return found
+
+
+@pytest.mark.parametrize("mode", ["log", "trace"])
+def test_a_trace_cannot_be_talked_into_what_nothing_allows(entrypoint: Entrypoint, mode: str) -> None:
+    """More kinds than are told apart, and a handler that calls again: PR_SET_DUMPABLE is EPERM in each."""
+    entrypoint.set(on_denied="log")
+    code = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def dumpable(): return libc.prctl(4, 1, 0, 0, 0), ctypes.get_errno()
+for option in range(5000, 5012): libc.prctl(option, 0, 0, 0, 0)
+answers = [dumpable()]
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def handler(_): answers.append(dumpable())
+libc.signal(23, handler)
+libc.prctl(7777, 0, 0, 0, 0)
+print(answers, libc.prctl(3, 0, 0, 0, 0))
+"""
+    ended = run(entrypoint, code, *(["--trace"] if mode == "trace" else []))
+    answers, dumpable = ended.stdout.rsplit(maxsplit=1)
+    assert (set(ast.literal_eval(answers)), dumpable) == ({(-1, errno.EPERM)}, "0")
+
+
+OUTER_FILTER = """
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+allow = ctypes.create_string_buffer(struct.pack("<HBBI", 6, 0, 0, 0x7FFF0000))
+program = ctypes.create_string_buffer(struct.pack("<QQ", 1, ctypes.addressof(allow)))
+listener = libc.syscall(SECCOMP, 1, 8, program)  # SECCOMP_FILTER_FLAG_NEW_LISTENER
+assert listener >= 0
+if os.fork() == 0:  # somebody must hold it
+    for descriptor in (0, 1, 2): os.close(descriptor)
+    import time; time.sleep(20); os._exit(0)
+os.close(listener)
+os.execv("/sandbox/init", ["/sandbox/init", *sys.argv[1:]])
+"""
+
+
+def test_without_a_listener_nothing_of_the_channel_is_left(entrypoint: Entrypoint) -> None:
+    """A filter around the container that has a listener already: no naming, and no descriptor in the jail."""
+    seccomp = str(number("seccomp", host_arch()))
+    outer = replace(
+        entrypoint,
+        init=(entrypoint.python, "-I", "-S", "-c", OUTER_FILTER.replace("SECCOMP", seccomp, 1)),
+    )
+    code = f"""{KILL}
+print(denied())
+for descriptor in range(3, 300):
+    try: print(descriptor, os.fstat(descriptor))
+    except OSError: pass
+"""
+    ended = run(outer, code)
+    assert (ended.exit_code, ended.stdout, ended.status[0]["naming"]) == (0, "1\n", False)
+
+
+CAP_KILL, PR_CAPBSET_DROP = 5, 24  # linux/capability.h, linux/prctl.h
+
+
+@pytest.mark.parametrize("spoiled", ["the supervisor", "its right to kill"])
+def test_kill_is_kill_without_a_supervisor(entrypoint: Entrypoint, spoiled: str) -> None:
+    """on_denied: kill, and the supervisor cannot start, or may not kill: the run does not go on."""
+    entrypoint.set(on_denied="kill")
+    if spoiled == "the supervisor":
+        entrypoint.replace("sandbox/supervisor.pyc", b"")
+    else:
+        # As an engine does with --cap-drop=KILL: the bounding set goes, and with exec the permitted one.
+        entrypoint = replace(entrypoint, before_exec=lambda: LIBC.prctl(PR_CAPBSET_DROP, CAP_KILL, 0, 0, 0))
+    ended = run(entrypoint, KILL + "print(denied(), flush=True)\nprint('on')")
+    assert (ended.exit_code, ended.stdout) == (137, "")
