@@ -116,7 +116,10 @@ class Jail:
         """The strongest level that the process has the privileges for; never one that the config excludes."""
         effective = kernel.capabilities()[0]
         if posix.getuid() == 0:
-            lacking = [name for name, bit in ROOT_NEEDS.items() if not _has(effective, bit)]
+            needs = ROOT_NEEDS
+            if self.channel is not None and self.channel.mode == "kill":
+                needs = needs | {"KILL": kernel.CAP_KILL}  # the supervisor's, to end what makes a denied call
+            lacking = [name for name, bit in needs.items() if not _has(effective, bit)]
             if lacking:
                 raise Refused(
                     PRIVILEGES,

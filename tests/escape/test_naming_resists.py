@@ -14,6 +14,7 @@ import pytest
 
 from builder.arch import host_arch
 from builder.seccomp.syscalls import number
+from runtime import failure
 from tests.escape.attacks import NAMED
 from tests.escape.conftest import LIBC, Entrypoint
 from tests.escape.status import KILL, SENTENCE, WITHOUT_LINE, run
@@ -210,14 +211,20 @@ for descriptor in range(3, 300):
 CAP_KILL, PR_CAPBSET_DROP = 5, 24  # linux/capability.h, linux/prctl.h
 
 
-@pytest.mark.parametrize("spoiled", ["the supervisor", "its right to kill"])
-def test_kill_is_kill_without_a_supervisor(entrypoint: Entrypoint, spoiled: str) -> None:
-    """on_denied: kill, and the supervisor cannot start, or may not kill: the run does not go on."""
+def test_kill_is_kill_without_a_supervisor(entrypoint: Entrypoint) -> None:
+    """on_denied: kill, and the supervisor ends as it begins: the run ends, and its call is not answered."""
     entrypoint.set(on_denied="kill")
-    if spoiled == "the supervisor":
-        entrypoint.replace("sandbox/supervisor.pyc", b"")
-    else:
-        # As an engine does with --cap-drop=KILL: the bounding set goes, and with exec the permitted one.
-        entrypoint = replace(entrypoint, before_exec=lambda: LIBC.prctl(PR_CAPBSET_DROP, CAP_KILL, 0, 0, 0))
+    entrypoint.replace("sandbox/supervisor.pyc", b"")
     ended = run(entrypoint, KILL + "print(denied(), flush=True)\nprint('on')")
     assert (ended.exit_code, ended.stdout) == (137, "")
+
+
+def test_kill_wants_the_right_to_kill(entrypoint: Entrypoint) -> None:
+    """As root without CAP_KILL nobody could end the run's process: the run is refused; with errno it is not."""
+    weak = replace(entrypoint, before_exec=lambda: LIBC.prctl(PR_CAPBSET_DROP, CAP_KILL, 0, 0, 0))
+    ended = run(weak, KILL + "print(denied())")
+    assert (ended.exit_code, ended.stdout, ended.stderr) == (0, "1\n", WITHOUT_LINE)
+    weak.set(on_denied="kill")
+    ended = run(weak, "print('EXECUTED')")
+    assert (ended.exit_code, ended.stdout) == (failure.PRIVILEGES, "")
+    assert "without the capabilities KILL" in ended.stderr
