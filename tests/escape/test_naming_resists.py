@@ -220,7 +220,7 @@ def test_kill_is_kill_without_a_supervisor(entrypoint: Entrypoint) -> None:
 
 
 def test_kill_wants_the_right_to_kill(entrypoint: Entrypoint) -> None:
-    """As root without CAP_KILL nobody could end the run's process: the run is refused; with errno it is not."""
+    """As root without CAP_KILL nobody could end the run: it is refused, and with errno it is not."""
     weak = replace(entrypoint, before_exec=lambda: LIBC.prctl(PR_CAPBSET_DROP, CAP_KILL, 0, 0, 0))
     ended = run(weak, KILL + "print(denied())")
     assert (ended.exit_code, ended.stdout, ended.stderr) == (0, "1\n", WITHOUT_LINE)
