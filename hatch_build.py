@@ -19,7 +19,7 @@ FLAGS = ("-Os", "-fno-stack-protector", "-fno-sanitize=all", "-g0", "-s", "-Wl,-
 PROGRAMS = {
     # No writable and executable memory, every symbol resolved at load and then read-only.
     "_syscall.abi3.so": (
-        *("_syscall.c", "linux-gnu", "-shared", "-fPIC", "-fvisibility=hidden"),
+        *("_syscall.c", "linux-gnu.2.36", "-shared", "-fPIC", "-fvisibility=hidden"),
         *("-Wl,-z,relro", "-Wl,-z,now", "-Wl,-z,noexecstack"),
     ),
     "init": ("init.c", "linux-musl", "-static"),

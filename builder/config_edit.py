@@ -55,11 +55,18 @@ class Allowed:
         )
 
 
+_NETWORK = "enable_network: true"
+
+
 def parse_allowed(text: str) -> Allowed | None:
     """What `text`, such as `syscalls: {groups: [files]}`, allows; None where it is no part of a config."""
+    network, both, rest = text.partition(" and ")
+    if both and network == _NETWORK:
+        more = parse_allowed(rest)
+        return more and Allowed(network=True) | more
     try:
         data = yaml.safe_load(text)
-        if data == {"enable_network": True}:
+        if text == _NETWORK:
             return Allowed(network=True)
         ((section, lists),) = data.items()
         if section != "syscalls" or not set(lists) <= set(_LISTS):

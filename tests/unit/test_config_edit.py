@@ -41,6 +41,10 @@ ALL = Allowed(network=True, groups=("numeric", "signals"), allow=(("sync", ()),)
         ("syscalls: files", None),
         ("", None),
         ("[", None),
+        (
+            'enable_network: true and syscalls: {allow: [{socket: {when: ["family == 0x10"]}}]}',
+            Allowed(network=True, allow=(("socket", ("family == 0x10",)),)),
+        ),
     ],
 )
 def test_parse(text: str, allowed: Allowed | None) -> None:
