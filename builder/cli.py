@@ -17,8 +17,19 @@ import click
 import yaml
 
 from builder import __version__
-from builder.arch import Arch, host_arch
-from builder.cli_options import arch_option, cache, config_option, json_option, load, verbose_option
+from builder.arch import Arch
+from builder.cli_options import (
+    arch_option,
+    built_image,
+    cache,
+    config_option,
+    image_option,
+    json_option,
+    load,
+    output_option,
+    timeout_option,
+    verbose_option,
+)
 from builder.cli_policy import policy
 from builder.cli_trace import trace
 from builder.config import effective, schema
@@ -43,13 +54,6 @@ _allow_missing_option = click.option(
     "--allow-missing",
     is_flag=True,
     help="Only warn about members of python_lib_path that the base does not have.",
-)
-_output_option = click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("dist"),
-    show_default=True,
-    help="Folder for what is built: one folder an architecture.",
 )
 _tag_option = click.option(
     "--tag", metavar="NAME:TAG", help="Name of the image, in place of the config's image: section."
@@ -83,7 +87,7 @@ def commands() -> None:
     show_default=True,
     help="docker: Docker Engine's BuildKit; oci: no daemon; auto: docker where an engine answers.",
 )
-@_output_option
+@output_option
 @_tag_option
 @click.option("--push", is_flag=True, help="Push to the registry that the image's name begins with.")
 @click.option("--no-cache", is_flag=True, help="Fetch the base anew and build even when nothing changed.")
@@ -181,20 +185,10 @@ def show_config(config_path: Path, as_json: bool, as_schema: bool, verbose: bool
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     short_help="Run code in the jail of a built image.",
 )
-@click.option(
-    "--image",
-    type=click.Path(path_type=Path),
-    help="An image.tar that was built. Default: this machine's architecture's below --output.",
-)
-@_output_option
+@image_option
+@output_option
 @click.option("-c", "code", metavar="CODE", help="Code to run, in place of a script.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0.001),
-    metavar="SECONDS",
-    help="Wall clock of the run. Default: the config's worker_timeout.",
-)
+@timeout_option
 @click.option("--status", is_flag=True, help="Say on stderr what was in force, and what was denied.")
 @verbose_option
 @click.argument("script", required=False)
@@ -223,9 +217,7 @@ def run(
     """
     from builder import jailrun
 
-    path = image or output / host_arch().name / "image.tar"
-    if not path.is_file():
-        raise UsageError(f"{path}: no such image", "build one with `sandbox-build`, or name one with --image")
+    path = built_image(image, output)
     if code is None and script is not None and script.startswith("-") and script != "-":
         raise UsageError(f"no such option: {script}", f"`sandbox-build run --help`; a script: ./{script}")
     root = jailrun.unpack(path, cache())

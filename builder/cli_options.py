@@ -9,6 +9,7 @@ import click
 
 from builder.arch import ARCHES, Arch, host_arch, parse_arch
 from builder.config import Config, load_config
+from builder.errors import UsageError
 from builder.progress import Progress
 
 
@@ -32,6 +33,25 @@ arch_option = click.option(
     callback=_arches,
     help="Architecture to build for; may be given again. Default: this machine's.",
 )
+output_option = click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("dist"),
+    show_default=True,
+    help="Folder for what is built: one folder an architecture.",
+)
+image_option = click.option(
+    "--image",
+    type=click.Path(path_type=Path),
+    help="An image.tar that was built. Default: this machine's architecture's below --output.",
+)
+timeout_option = click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0.001),
+    metavar="SECONDS",
+    help="Wall clock of one run. Default: the config's worker_timeout.",
+)
 verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show commands, output and tracebacks.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
@@ -48,3 +68,11 @@ def cache() -> Path:
     """Where bases and unpacked images are kept: the XDG base directory specification's cache."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "sandbox-build"
+
+
+def built_image(image: Path | None, output: Path) -> Path:
+    """The archive that --image names, or the one for this machine below --output; UsageError without it."""
+    path = image or output / host_arch().name / "image.tar"
+    if not path.is_file():
+        raise UsageError(f"{path}: no such image", "build one with `sandbox-build`, or name one with --image")
+    return path

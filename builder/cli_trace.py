@@ -16,7 +16,16 @@ import click
 
 from builder import jailrun
 from builder.arch import ARCHES, Arch, host_arch, parse_arch
-from builder.cli_options import cache, config_option, json_option, verbose_option
+from builder.cli_options import (
+    built_image,
+    cache,
+    config_option,
+    image_option,
+    json_option,
+    output_option,
+    timeout_option,
+    verbose_option,
+)
 from builder.config_edit import write_allowed
 from builder.errors import BuildError, ToolMissing, UsageError
 from builder.progress import Progress
@@ -40,25 +49,9 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 )
 @click.option("-c", "code", metavar="CODE", help="Code to trace, in place of a script.")
 @click.option("-m", "module", metavar="MODULE", help="A module of the jail to trace, as `python -m` runs it.")
-@click.option(
-    "--image",
-    type=click.Path(path_type=Path),
-    help="An image.tar that was built. Default: this machine's architecture's below --output.",
-)
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    default=Path("dist"),
-    show_default=True,
-    help="Folder of what was built.",
-)
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0.001),
-    metavar="SECONDS",
-    help="Wall clock of one run. Default: the config's worker_timeout.",
-)
+@image_option
+@output_option
+@timeout_option
 @click.option(
     "--runs",
     "most_runs",
@@ -111,9 +104,7 @@ def trace(
     entered, 2 for a wrong call or a config that cannot be edited, 3 where the kernel does not name calls.
     """
     progress = Progress(verbose=verbose)
-    path = image or output / host_arch().name / "image.tar"
-    if not path.is_file():
-        raise UsageError(f"{path}: no such image", "build one with `sandbox-build`, or name one with --image")
+    path = built_image(image, output)
     program = _program(code, module, script, arguments)
     root = jailrun.unpack(path, cache())
     calls = _calls(root, path)
