@@ -271,15 +271,15 @@ class Jail:
         listener = seccomp.load_listening(programs.named) if self.channel else None
         if self.channel and listener is not None:
             self.channel.hand_over(listener)
-            self.naming = True
+            self.channel, self.naming = None, True
             return
         if self.channel:
             self.channel.close()
+        seccomp.load(programs.plain)
         try:  # noqa: SIM105 - contextlib would be an import
             posix.write(2, NOT_NAMED)
         except OSError:
             pass  # nobody listens
-        seccomp.load(programs.plain)
 
 
 STEPS = (

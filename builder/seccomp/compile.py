@@ -28,6 +28,7 @@ PREFIX_INSTRUCTIONS = 7
 """What stands before libseccomp's program: foreign ABIs and calls newer than the policy."""
 _LOAD, _JUMP_IF_EQUAL, _JUMP_IF_GREATER, _JUMP_IF_GREATER_OR_EQUAL, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x06
 _NUMBER, _ARCH, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
+_FIRST = 255
 _BY_PRIORITY = 1
 """SCMP_FLTATR_CTL_OPTIMIZE. Not 2, the binary tree: there libseccomp 2.5 shares blocks between conditions
 that compare different arguments, and lets calls through that the rules deny."""
@@ -169,4 +170,7 @@ def _libseccomp_filter(policy: Policy, arch: Arch) -> Any:  # the binding has no
             )
         if not lines:
             add(seccomp.ALLOW, name)
+        elif number(name, arch) is not None:
+            # First: the kernel keeps the answer for calls without conditions, and runs no filter for them.
+            program.syscall_priority(name, _FIRST)
     return program

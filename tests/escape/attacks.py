@@ -19,7 +19,7 @@ from tests.conftest import REPOSITORY, Bare, Container, Place, Result
 
 NAMED = re.compile(
     rf"sandbox: denied (?P<call>\w+) \((?P<number>\d+), {host_arch().name}\)(?: at line \d+ of the code)?"
-    r"(?:, which ends its process)?(?:; dangerous: [^\n]+)?(?:; (?:to allow|nothing allows) it: [^\n]+)?\n"
+    r"(?:, which ends its process)?(?:; dangerous: [^\n]+)?(?:; (?:to allow it: |nothing allows it)[^\n]+)?\n"
 )
 """What the supervisor says of a denied call."""
 
