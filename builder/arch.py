@@ -19,7 +19,7 @@ class Arch:
     triplet: str
     """GNU multiarch triplet: the folder below /usr/lib that holds the libraries."""
     elf_machine: str
-    """e_machine as pyelftools spells it."""
+    """e_machine as <elf.h> spells it."""
     loader: str
     """PT_INTERP of a glibc program (x86-64 psABI; Arm's sysvabi64)."""
     ld_so_cache_flags: int

@@ -10,10 +10,14 @@ import gzip
 import hashlib
 import io
 import json
+import os
+import struct
 import tarfile
 import tempfile
 import zlib
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +35,8 @@ _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 # Level 9 takes 3.6 times as long for 0.4 % less, measured on Debian's Python.
 _GZIP_LEVEL = 6
 _CHUNK_BYTES = 1 << 20
+_WINDOW_BYTES = 1 << 15
+"""How far back deflate looks (RFC 1951)."""
 
 _DAMAGE = (tarfile.TarError, zlib.error, gzip.BadGzipFile, EOFError, KeyError, TypeError, ValueError)
 """What reading a file that is no archive, or half of one, raises."""
@@ -144,17 +150,45 @@ def _indexes(
 def _compress(source: Path, target: Path) -> tuple[Descriptor, str]:
     """Writes `source` gzipped to `target`; returns the blob's descriptor and the digest of what was read."""
     plain, packed, size = hashlib.sha256(), hashlib.sha256(), 0
-    packer = zlib.compressobj(_GZIP_LEVEL, wbits=31)  # a gzip header that holds neither name nor time
-    with source.open("rb") as reader, target.open("wb") as writer:
+
+    def chunks(reader: IO[bytes]) -> Iterator[bytes]:
         while chunk := reader.read(_CHUNK_BYTES):
             plain.update(chunk)
-            piece = packer.compress(chunk)
+            yield chunk
+
+    with source.open("rb") as reader, target.open("wb") as writer:
+        for piece in _gzipped(chunks(reader)):
             packed.update(piece)
             size += writer.write(piece)
-        piece = packer.flush()
-        packed.update(piece)
-        size += writer.write(piece)
     return Descriptor(_LAYER_TYPE, f"sha256:{packed.hexdigest()}", size), f"sha256:{plain.hexdigest()}"
+
+
+def _gzipped(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """One gzip stream (RFC 1952) of the chunks, whose bytes do not depend on how many processors there are.
+
+    As pigz does it: each chunk is deflated by itself, with the end of the one before as its dictionary, up
+    to a byte's boundary; zlib works without Python's lock, so that threads share the work.
+    """
+    length, checksum, dictionary = 0, 0, b""
+    ahead = 2 * (os.cpu_count() or 1)
+    yield b"\x1f\x8b\x08" + bytes(6) + b"\xff"  # neither name, time nor system
+    with ThreadPoolExecutor() as pool:
+        pending: deque[Future[bytes]] = deque()
+        for chunk in chunks:
+            pending.append(pool.submit(_deflate, chunk, dictionary, zlib.Z_SYNC_FLUSH))
+            dictionary = chunk[-_WINDOW_BYTES:]
+            checksum = zlib.crc32(chunk, checksum)
+            length += len(chunk)
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        for piece in pending:
+            yield piece.result()
+    yield _deflate(b"", b"", zlib.Z_FINISH) + struct.pack("<II", checksum, length % (1 << 32))
+
+
+def _deflate(chunk: bytes, dictionary: bytes, end: int) -> bytes:
+    packer = zlib.compressobj(_GZIP_LEVEL, wbits=-15, zdict=dictionary)
+    return packer.compress(chunk) + packer.flush(end)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes | Path) -> None:

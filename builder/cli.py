@@ -18,19 +18,24 @@ import yaml
 
 from builder import __version__
 from builder.arch import Arch
+from builder.cli_check import check
 from builder.cli_options import (
     arch_option,
     built_image,
     cache,
     config_option,
     image_option,
+    index_option,
     json_option,
     load,
     output_option,
     timeout_option,
     verbose_option,
+    wheelhouse_option,
 )
+from builder.cli_packages import lock, wheelhouse
 from builder.cli_policy import policy
+from builder.cli_report import explain
 from builder.cli_trace import trace
 from builder.config import effective, schema
 from builder.errors import UsageError
@@ -89,6 +94,16 @@ def commands() -> None:
 )
 @output_option
 @_tag_option
+@wheelhouse_option
+@index_option
+@click.option(
+    "--report",
+    "reports",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE.html|FILE.json",
+    help="Write what the image holds, why, and how large it is. Needs a single --arch.",
+)
 @click.option("--push", is_flag=True, help="Push to the registry that the image's name begins with.")
 @click.option("--no-cache", is_flag=True, help="Fetch the base anew and build even when nothing changed.")
 @_allow_missing_option
@@ -100,6 +115,9 @@ def build(
     driver: str,
     output: Path,
     tag: str | None,
+    wheelhouse: Path | None,
+    no_index: bool,
+    reports: tuple[Path, ...],
     push: bool,
     no_cache: bool,
     allow_missing: bool,
@@ -112,10 +130,15 @@ def build(
     docker load, skopeo and podman accept.
     """
     from builder import pipeline
+    from builder.report import load_report
+    from builder.report_page import write_report
 
     progress = Progress(verbose=verbose)
     config = load(config_path, progress)
     options = pipeline.Options(
+        config_path=config_path,
+        wheelhouse=wheelhouse,
+        index=not no_index,
         arches=arches,
         driver=driver,
         output=output,
@@ -126,7 +149,15 @@ def build(
         allow_missing=allow_missing,
         epoch=_epoch(os.environ),
     )
+    for path in reports:
+        if path.suffix not in (".html", ".json"):
+            raise UsageError(f"--report {path}: no such kind of report", "a file that ends in .html or .json")
+        if len(arches) > 1:
+            hint = "build each --arch by itself, or read dist/ARCH/report.json"
+            raise UsageError("--report is about one image", hint)
     built, pushed = pipeline.build(config, options, progress)
+    for path in reports:
+        write_report(load_report(output / arches[0].name), path)
     if as_json:
         images = [asdict(one) | {"archive": str(one.archive), "name": one.name} for one in built]
         click.echo(json.dumps({"images": images, "pushed": pushed}, indent=1))
@@ -156,8 +187,8 @@ def render(
         click.echo(render_dockerfile(plan.dockerfile), nl=False)
 
 
-commands.add_command(policy)
-commands.add_command(trace)
+for command in (lock, wheelhouse, check, explain, policy, trace):
+    commands.add_command(command)
 
 
 @commands.command("show-config", short_help="Print what config, environment and defaults came to.")

@@ -45,6 +45,15 @@ image_option = click.option(
     type=click.Path(path_type=Path),
     help="An image.tar that was built. Default: this machine's architecture's below --output.",
 )
+wheelhouse_option = click.option(
+    "--wheelhouse",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    metavar="DIR",
+    help="A folder of wheels that is looked into besides the package index.",
+)
+index_option = click.option(
+    "--no-index", is_flag=True, help="Take Python packages from --wheelhouse alone: no network for them."
+)
 timeout_option = click.option(
     "--timeout",
     "timeout_s",

@@ -248,7 +248,14 @@ def _refused(data: dict[str, Any], overrides: dict[str, Any]) -> tuple[Request, 
     What has a wrong form is passed over: _wrong has said so.
     """
     asked: dict[str, Any] = {}
-    for key in ("base", "syscalls", "enable_network", "allowed_syscalls", "allowed_syscalls_arch"):
+    for key in (
+        "base",
+        "base_packages",
+        "syscalls",
+        "enable_network",
+        "allowed_syscalls",
+        "allowed_syscalls_arch",
+    ):
         with suppress(ValidationError):
             value = {key: overrides.get(key, data.get(key))}
             Config.model_validate(value)
@@ -264,6 +271,10 @@ def _refused(data: dict[str, Any], overrides: dict[str, Any]) -> tuple[Request, 
     base = parse_base(config.base)
     if base.kind == "debian" and "base" in asked and (problem := suite_problem(base.name)):
         refused.append((("base",), *problem))
+    if base.kind != "debian" and config.base_packages and "base" in asked:
+        what = f"Debian packages cannot be put into {base.name}"
+        hint = "install them in the base itself, or use base: debian:trixie"
+        refused.append((("base_packages",), what, hint))
     return request, refused
 
 

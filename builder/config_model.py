@@ -55,6 +55,14 @@ MirrorUrl = Annotated[str, AfterValidator(values.mirror_url)]
 Proxy = Annotated[str, AfterValidator(values.proxy_url)]
 SocksProxy = Annotated[str, AfterValidator(values.socks_url)]
 
+Dependencies = Annotated[
+    tuple[str, ...] | str, PlainValidator(values.dependencies, json_schema_input_type=list[str] | str)
+]
+Distribution = Annotated[str, AfterValidator(values.distribution)]
+DebianPackage = Annotated[str, AfterValidator(values.debian_package)]
+PythonVersion = Annotated[str, PlainValidator(values.python_version, json_schema_input_type=str)]
+Module = Annotated[str, AfterValidator(values.module_name)]
+
 MiB = 1 << 20
 
 
@@ -173,6 +181,28 @@ class Jail(Section):
     """Environment variables that a run takes over from the container."""
 
 
+class Snippet(Section):
+    """A program that must succeed in the finished jail."""
+
+    code: str
+    """Python code that is run in the finished jail."""
+    output: str | None = None
+    """Exactly what it must print; anything, when not given."""
+
+
+class Verify(Section):
+    """What a build tries in the finished jail, besides importing every package."""
+
+    imports: List[Module] = ()
+    """Modules that must be importable, besides those of the packages."""
+    snippets: List[Snippet] = ()
+    """Programs that must succeed: {code: TEXT, output: TEXT}."""
+    skip: List[str] = ()
+    """Packages or modules that are not imported."""
+    timeout_s: float = Field(default=60, gt=0, le=86400, allow_inf_nan=False)
+    """Seconds of wall clock that one import or snippet may take, more than 0."""
+
+
 class Config(Section):
     """What config.yaml and the environment came to."""
 
@@ -180,10 +210,26 @@ class Config(Section):
     """Where Python comes from: debian:SUITE, an image reference, or host."""
     base_mirror: MirrorUrl | None = Field(default=None, repr=False)
     """Mirror of Debian's archive for a debian: base, in place of mmdebstrap's own ones."""
+    base_packages: List[DebianPackage] = ()
+    """Debian packages that a debian: base has besides the interpreter's."""
     image: Image = Field(default_factory=Image)
     """The image's name, tag and labels."""
     python_path: JailPath | None = None
     """The interpreter's path in the base; found by itself when not given."""
+    python_version: PythonVersion | None = None
+    """The interpreter's version, such as "3.13", for a base that does not say it."""
+    dependencies: Dependencies | None = None
+    """Python packages: a list of requirements, or the path of a requirements file."""
+    from_source: dict[Distribution, List[DebianPackage]] = Field(default_factory=dict)
+    """Packages that are built from source, each with the Debian packages that its build needs."""
+    keep_whole: List[Distribution] = ()
+    """Packages whose tests, type stubs and headers stay."""
+    verify: Verify = Field(default_factory=Verify)
+    """What a build tries in the finished jail: imports, snippets, skip, timeout_s."""
+    libraries: Literal["auto", "strict"] = "auto"
+    """Shared libraries that the base lacks: auto takes them from Debian, strict fails. For debian: bases."""
+    optional_libraries: List[Annotated[str, AfterValidator(values.plain_path)]] = ()
+    """Shared libraries that may be missing: names, or patterns such as libcuda.so.*."""
     python_lib_path: List[JailPath] | None = None
     """Exactly these folders and files besides what the interpreter needs; found by itself when not given."""
     system_lib_requirements: List[JailPath] | None = None

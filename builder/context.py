@@ -9,15 +9,23 @@ from pathlib import Path
 from builder.base import Rootfs
 from builder.dockerfile import render_dockerfile
 from builder.errors import BuildError
+from builder.packages import Packages
 from builder.plan import BuildPlan
 from builder.tree.bundle import write_bundle
 
 
-def write_context(plan: BuildPlan, context: Path, target: Rootfs | None, own: Rootfs | None) -> None:
+def write_context(
+    plan: BuildPlan,
+    context: Path,
+    target: Rootfs | None,
+    own: Rootfs | None,
+    packages: Packages | None = None,
+) -> None:
     """Makes the folder `context`: the Dockerfile, and beside it what it names.
 
     `target` is the root filesystem of the plan's architecture, `own` that of this machine's (None both for a
-    base that only Docker can have). BuildError where the runtime was not compiled or the disk is full.
+    base that only Docker can have), `packages` the locked packages. BuildError where the
+    runtime was not compiled or the disk is full.
     """
     context.mkdir(parents=True)
     (context / "Dockerfile").write_text(render_dockerfile(plan.dockerfile), encoding="utf-8")
@@ -26,9 +34,12 @@ def write_context(plan: BuildPlan, context: Path, target: Rootfs | None, own: Ro
     write_bundle(context / "assembler")
     _write_runtime(plan, context / "runtime")
     if target is not None:
-        target.write_tar(context / "target.tar", plan.spec)
+        target.write_tar(context / "target.tar", plan.spec, packages.directory if packages else None)
     if own is not None and plan.foreign:
-        own.write_tar(context / "assembler.tar", plan.spec)
+        own.write_tar(context / "assembler.tar", plan.spec, None)
+    if packages is not None:
+        # A copy, not a hard link: what lies in an output folder is the user's to change.
+        shutil.copyfile(packages.tar, context / "packages.tar")
 
 
 def _write_runtime(plan: BuildPlan, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,9 @@ from builder.tree.spec import INIT_PATH, ISOLATED, SANDBOX_PATH
 LAYERS = ("root",)
 """The assembler's output folders, each of them one layer of the image, in this order."""
 
+_PACKAGES = "/context/packages"
+_BYTECODE = "/bytecode"
+
 # An image reference in characters that mean nothing to a Dockerfile; whether it exists is Docker's to say.
 _REFERENCE = re.compile(r"[A-Za-z0-9\[][A-Za-z0-9._:/@\[\]-]*")
 
@@ -30,6 +34,10 @@ class DockerfileInputs:
     """The interpreter, at the same path in the base and in the image."""
     image: str | None = None
     """The base's image reference; None: the base is target.tar in the context."""
+    base: str = ""
+    """The base's name, as config.yaml has it."""
+    packages: bool = False
+    """The context has packages.tar."""
     foreign: bool = False
     """The machine that builds is of another architecture, and has its own base in assembler.tar."""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -60,15 +68,26 @@ def render_dockerfile(inputs: DockerfileInputs) -> str:
         foreign=inputs.foreign,
         labels=sorted(inputs.labels.items()),
         layers=LAYERS,
+        packages=_PACKAGES if inputs.packages else None,
+        bytecode=_BYTECODE,
+        bytecode_id=f"sandbox-build-{bytecode_shelf(inputs.base)}",
         assemble=(
             *(inputs.python_path, *ISOLATED),
-            *assembler_arguments(context="/context", root="/target", out="/out"),
+            *assembler_arguments(
+                context="/context",
+                root="/target",
+                out="/out",
+                packages=_PACKAGES if inputs.packages else None,
+                bytecode=_BYTECODE,
+            ),
         ),
         entrypoint=entrypoint(inputs.python_path),
     )
 
 
-def assembler_arguments(*, context: str, root: str, out: str) -> tuple[str, ...]:
+def assembler_arguments(
+    *, context: str, root: str, out: str, packages: str | None = None, bytecode: str | None = None
+) -> tuple[str, ...]:
     """The assembler's command line behind the interpreter, in the Dockerfile and on the host alike."""
     return (
         f"{context}/assembler",
@@ -77,7 +96,17 @@ def assembler_arguments(*, context: str, root: str, out: str) -> tuple[str, ...]
         *("--runtime", f"{context}/runtime"),
         *("--policy", f"{context}/policy.bpf"),
         *("--out", out),
+        *(("--packages", packages) if packages else ()),
+        *(("--bytecode", bytecode) if bytecode else ()),
     )
+
+
+def bytecode_shelf(base: str) -> str:
+    """The name of the bytecode cache for images on `base`.
+
+    One for each base, whose interpreter fills it: no base can give bytecode to the images of another.
+    """
+    return hashlib.sha256(base.encode()).hexdigest()[:16]
 
 
 def entrypoint(python_path: str) -> tuple[str, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 class SandboxError(Exception):
@@ -30,6 +32,33 @@ def room_hint(error: OSError) -> str | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "make room there, or name another folder with --output"
     return None
+
+
+@dataclass(frozen=True)
+class MissingLibrary:
+    """A shared library that a file of the tree needs, and that is not where the loader looks."""
+
+    soname: str
+    chain: tuple[str, ...]
+    """Jail paths from the file that was asked about to the one that needs the library."""
+    version: str | None = None
+    """The version of its symbols that is needed, as GLIBC_2.38, where the library is there without it."""
+    places: tuple[str, ...] = ()
+    """Where else in the base a library of this name lies."""
+
+    def __str__(self) -> str:
+        lack = "not found" if self.version is None else f"found, but without {self.version}"
+        return " -> ".join((*self.chain, self.soname)) + f" ({lack})"
+
+
+class LibrariesMissing(BuildError):
+    """Shared libraries that the base does not have."""
+
+    def __init__(self, missing: Sequence[MissingLibrary], base: str, hint: str | None = None) -> None:
+        lines = "".join(f"\n  {one}" for one in missing)
+        super().__init__(f"shared libraries that {base} does not have:{lines}", hint)
+        self.missing = tuple(missing)
+        self.base = base
 
 
 class UsageError(SandboxError):

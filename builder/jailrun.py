@@ -26,10 +26,13 @@ from builder.archive import open_archive, unpack_archive
 from builder.dockerfile import entrypoint
 from builder.errors import BuildError, ToolMissing
 from builder.status import Denied, StatusStream
-from builder.tree.spec import SANDBOX_PATH, TREE_PATH
+from builder.tree.spec import INIT_PATH, SANDBOX_PATH, TREE_PATH
 
-STOPPED_EXITS = {"timeout": 124, "output": 125}
-"""What a run that we had to end ends with; timeout(1) has 124, too."""
+STOPPED_EXITS = {"timeout": 124, "output": 125, "cancelled": 130}
+"""What a run that we had to end ends with; timeout(1) has 124, too, and a shell has 130 after Ctrl-C."""
+
+_INIT_USAGE = 208
+"""What init ends with that was told nothing to start (docs/exit-codes.md)."""
 
 # $0 is the root, $1 the size of the scratch, the rest the command. Data arrives as arguments, never as text.
 # The shell stays as the init of the PID namespace: it keeps its PR_SET_PDEATHSIG, which setresuid(2) would
@@ -47,6 +50,18 @@ exit $?
 """  # noqa: S108 - the jail's own /tmp
 
 
+class NotEntered(BuildError):
+    """No code was run, and the runtime did not come to say why."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(
+            f"the jail could not be entered (exit code {code}; its own message is above)",
+            "run as root, or where user namespaces are allowed: `sandbox-build doctor` says which",
+        )
+        self.code = code
+        """What the command that enters it ended with."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended."""
@@ -56,7 +71,8 @@ class Outcome:
     status: dict[str, Any]
     """What the runtime said was in force; empty where the lock-down was never reached."""
     stopped: str | None = None
-    """Why we ended the run: timeout or output; None where it ended by itself. The code cannot forge this."""
+    """Why we ended the run: timeout, output or cancelled; None where it ended by itself. The code cannot
+    forge this."""
     denied: tuple[Denied, ...] = ()
     """The calls that the policy denies, by name."""
     denied_whole: bool = True
@@ -90,29 +106,69 @@ def run(
     stdout: BinaryIO | None = None,
     stderr: BinaryIO | None = None,
     trace: bool = False,
+    uid: int | None = None,
+    cancel: int | None = None,
 ) -> Outcome:
     """Runs the image whose root is `root` and passes its output on as it comes.
 
     `arguments` are the entrypoint's. `code` is read from a descriptor of its own, so that `stdin` is the
     program's. Time-out and output limit are those of runtime.json unless given. With `trace` denied calls are
-    let through, but for dangerous ones.
+    let through, but for dangerous ones. Threads may run at the same time, each with a `uid` of its own
+    (None: one of this process). Once the descriptor `cancel` can be read, the run is ended.
     """
     settings = json.loads((root / SANDBOX_PATH.lstrip("/") / "runtime.json").read_bytes())
     timeout_s = settings["worker_timeout_s"] if timeout_s is None else timeout_s
+    uid = own_uid(settings["uid_range"]) if uid is None else uid
     status_read, status_write = os.pipe()
     passed = [_above_nine(status_write)]
     os.close(status_write)
     command = [
-        *enter_command(root, settings),
+        *enter_command(root, settings, uid),
         *entrypoint(settings["python"]),
         *("--status-fd", str(passed[0])),
         *(("--trace",) if trace else ()),
-        *("--uid", str(_uid(settings["uid_range"]))),
+        *("--uid", str(uid)),
     ]
     if code is not None:
         passed.append(_above_nine(code.fileno()))
         command += ["--code-fd", str(passed[1])]
     command += arguments
+    os.set_blocking(status_read, False)
+    status = StatusStream()
+    with os.fdopen(status_read, "rb", buffering=0) as status_file:
+        exit_code, stopped = supervise(
+            command,
+            stdin=stdin,
+            stdout=stdout or sys.stdout.buffer,
+            stderr=stderr or sys.stderr.buffer,
+            timeout_s=timeout_s,
+            limit_bytes=settings["limits"]["output_bytes"],
+            handed_over=passed,
+            status=(status_file, status),
+            cancel=cancel,
+        )
+    if not status.facts and stopped is None:
+        raise NotEntered(exit_code)
+    return Outcome(exit_code, status.facts, stopped, status.denied, status.whole)
+
+
+def supervise(
+    command: Sequence[str],
+    *,
+    stdin: int | BinaryIO | None,
+    stdout: BinaryIO,
+    stderr: BinaryIO,
+    timeout_s: float,
+    limit_bytes: int,
+    handed_over: Sequence[int] = (),
+    status: tuple[io.FileIO, StatusStream] | None = None,
+    cancel: int | None = None,
+) -> tuple[int, str | None]:
+    """Runs `command` and passes its output on until it ends, or must; its exit code, and why we ended it.
+
+    The descriptors `handed_over` are the program's from now on, and closed here. Nothing of its process group
+    is left.
+    """
     terminal = _read_only_terminal(stdin)
     try:
         process = subprocess.Popen(  # noqa: S603 - a list, never a shell; see _ENTER
@@ -120,44 +176,47 @@ def run(
             stdin=stdin if terminal is None else terminal,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=passed,
+            pass_fds=handed_over,
             start_new_session=True,  # a process group that can be killed as one
         )
     except FileNotFoundError:
-        os.close(status_read)
         raise ToolMissing(f"{command[0]} is not installed", "apt-get install util-linux") from None
     finally:
-        for descriptor in (*passed, *([terminal] if terminal is not None else [])):
+        for descriptor in (*handed_over, *([terminal] if terminal is not None else [])):
             os.close(descriptor)
-    os.set_blocking(status_read, False)
-    status = StatusStream()
-    with process, os.fdopen(status_read, "rb", buffering=0) as status_file:
+    with process:
         try:
             stopped = _pump(
                 process,
-                stdout or sys.stdout.buffer,
-                stderr or sys.stderr.buffer,
-                status_file,
+                stdout,
+                stderr,
                 status,
                 deadline=time.monotonic() + timeout_s,
-                limit_bytes=settings["limits"]["output_bytes"],
+                limit_bytes=limit_bytes,
+                cancel=cancel,
             )
         finally:
             if process.returncode is None:  # not reaped, so the group is still this run's
                 os.killpg(process.pid, signal.SIGKILL)
         exit_code = process.wait() if stopped is None else STOPPED_EXITS[stopped]
-    if not status.facts and stopped is None:
-        raise BuildError(
-            f"the jail could not be entered (exit code {exit_code}; its own message is above)",
-            "run as root, or where user namespaces are allowed: `sandbox-build doctor` says which",
-        )
     # As the shell has it, where there was none: 128 + N for a program that signal N ended.
-    exit_code = 128 - exit_code if exit_code < 0 else exit_code
-    return Outcome(exit_code, status.facts, stopped, status.denied, status.whole)
+    return (128 - exit_code if exit_code < 0 else exit_code), stopped
 
 
-def enter_command(root: Path, settings: dict[str, Any]) -> list[str]:
-    """The command that makes `root` the root directory of what follows it, as isolated as can be had."""
+def can_enter(root: Path) -> bool:
+    """Whether this machine can enter the image at `root`, whatever then comes of its interpreter."""
+    settings = json.loads((root / SANDBOX_PATH.lstrip("/") / "runtime.json").read_bytes())
+    entered = subprocess.run(  # noqa: S603 - a list, never a shell; see _ENTER
+        [*enter_command(root, settings), INIT_PATH], capture_output=True, check=False
+    )
+    return entered.returncode == _INIT_USAGE
+
+
+def enter_command(root: Path, settings: dict[str, Any], uid: int | None = None) -> list[str]:
+    """The command that makes `root` the root directory of what follows it, as isolated as can be had.
+
+    `uid` is what the run will have (None: one of this process).
+    """
     if os.geteuid() == 0 and not _may_mount():
         return ["chroot", str(root)]  # in a container: root without CAP_SYS_ADMIN
     namespaces = ["--mount", "--pid", "--fork", "--kill-child"]
@@ -165,7 +224,7 @@ def enter_command(root: Path, settings: dict[str, Any]) -> list[str]:
     if os.geteuid() != 0:
         # mount(8) wants to be root; the jail wants a uid that is not: one user namespace inside another.
         namespaces.append("--map-root-user")
-        uid = _uid(settings["uid_range"])
+        uid = own_uid(settings["uid_range"]) if uid is None else uid
         change_root = ["unshare", f"--map-user={uid}", f"--map-group={uid}", "--keep-caps", f"--root={root}"]
     scratch_bytes = str(settings["limits"]["scratch_bytes"])
     return [
@@ -188,33 +247,41 @@ def _above_nine(descriptor: int) -> int:
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
 
 
-def _uid(uid_range: Sequence[int]) -> int:
-    """A uid of our own among the runs of this machine: our process id, folded into the range."""
+def own_uid(uid_range: Sequence[int], slot: int = 0, slots: int = 1) -> int:
+    """A uid of our own among the runs of this machine: our process id, folded into the range.
+
+    Runs at the same time need it with different `slot`, below `slots`, which the range must have room for.
+    """
     first, count = uid_range
-    return first + os.getpid() % count
+    return int(first + (os.getpid() * slots + slot) % count)
 
 
 def _pump(
     process: subprocess.Popen[bytes],
     stdout: BinaryIO,
     stderr: BinaryIO,
-    status_file: io.FileIO,
-    status: StatusStream,
+    status: tuple[io.FileIO, StatusStream] | None,
     *,
     deadline: float,
     limit_bytes: int,
+    cancel: int | None,
 ) -> str | None:
-    """Passes output on until the run ends, or must end: past `deadline` (monotonic) or `limit_bytes`.
+    """Passes output on until the run ends, or must end: past `deadline` (monotonic) or `limit_bytes`, or by
+    `cancel`.
 
-    Returns None for a run that has ended, else why it must: timeout or output. Holds one read at a time, and
-    what `status` keeps. What has ended is not reaped yet; what it forked has ended with it.
+    Returns None for a run that has ended, else why it must: timeout, output or cancelled. Holds one read at a
+    time, and what `status` keeps. What has ended is not reaped yet; what it forked has ended with it.
     """
     left = limit_bytes
     pidfd = os.pidfd_open(process.pid)
     with selectors.DefaultSelector() as selector, os.fdopen(pidfd, "rb", buffering=0) as ended:
-        for source, target in ((process.stdout, stdout), (process.stderr, stderr), (status_file, None)):
-            assert source is not None  # noqa: S101 - two are PIPE
+        for source, target in ((process.stdout, stdout), (process.stderr, stderr)):
+            assert source is not None  # noqa: S101 - both are PIPE
             selector.register(source, selectors.EVENT_READ, target)
+        if status is not None:
+            selector.register(status[0], selectors.EVENT_READ)
+        if cancel is not None:
+            selector.register(cancel, selectors.EVENT_READ)
         selector.register(ended, selectors.EVENT_READ)
         over = False
         while over or time.monotonic() < deadline:
@@ -228,11 +295,14 @@ def _pump(
                     os.killpg(process.pid, signal.SIGKILL)  # a fork may go on printing
                     over = True
                     continue
+                if key.fd == cancel:
+                    return "cancelled"
                 data = os.read(key.fd, 1 << 16)
                 if not data:
                     selector.unregister(key.fileobj)
-                elif key.fileobj is status_file:
-                    status.feed(data)
+                elif key.data is None:
+                    assert status is not None  # noqa: S101 - nothing else has no target
+                    status[1].feed(data)
                 else:
                     key.data.write(data[:left])
                     key.data.flush()
@@ -243,7 +313,8 @@ def _pump(
     if not over:
         _say(stderr, "error: timeout")
         return "timeout"
-    status.end()
+    if status is not None:
+        status[1].end()
     return None
 
 

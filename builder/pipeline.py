@@ -19,15 +19,33 @@ from pathlib import Path
 from builder import jailrun, registry, verify
 from builder.arch import Arch, host_arch
 from builder.archive import open_archive, write_archive
-from builder.base import Rootfs, assembler_command, open_base
-from builder.config import Config
+from builder.base import Base, Rootfs, assembler_command, open_base
+from builder.bases import python_version
+from builder.config import Config, parse_base
 from builder.context import write_context
+from builder.dockerfile import bytecode_shelf
 from builder.drivers import BuildJob, Driver, choose_driver
-from builder.errors import BuildError, SandboxError, UsageError, VerificationFailed, room_hint
+from builder.errors import (
+    BuildError,
+    LibrariesMissing,
+    MissingLibrary,
+    SandboxError,
+    UsageError,
+    room_hint,
+)
+from builder.packages import DIFY_FILE, Lock, Packages, lock_path, open_packages, read_inputs, read_lock
 from builder.plan import BuildPlan, digest, make_plan
 from builder.progress import Progress
+from builder.proof import prove
+from builder.supplement import Supplement
+from builder.tree.contents import tree_contents
+from builder.tree.origin import report_text
+from builder.tree.root import Root
+from builder.tree.spec import REPORT_PATH
 
 ARCHIVE = "image.tar"
+REPORT = "report.json"
+"""The image's own report, and what was proven of it."""
 _RECORD = "build.json"
 """What a build was made of, beside what it made: the next one knows whether anything changed."""
 
@@ -36,6 +54,8 @@ _RECORD = "build.json"
 class Options:
     """What the command line asks for, besides the config."""
 
+    config_path: Path
+    """Beside it lies the lock file."""
     arches: Sequence[Arch]
     driver: str
     """auto, docker or oci."""
@@ -48,6 +68,10 @@ class Options:
     allow_missing: bool
     epoch: int
     """SOURCE_DATE_EPOCH: seconds since 1970."""
+    wheelhouse: Path | None = None
+    """A folder of wheels, looked into before the index."""
+    index: bool = True
+    """Whether Python packages may come from an index."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +99,8 @@ def build(config: Config, options: Options, progress: Progress) -> tuple[list[Bu
     Returns the images, and the name of what was pushed: the image, or the index over several. Each image
     appears in `options.output` whole or not at all, whatever happens meanwhile.
     """
-    plans = [
-        make_plan(config, arch, tag=options.tag, epoch=options.epoch, allow_missing=options.allow_missing)
-        for arch in options.arches
-    ]
+    locked = read_locked(config, options, progress)
+    plans = [plan_of(config, arch, options, locked) for arch in options.arches]
     for note in dict.fromkeys(note for plan in plans for note in plan.policy.notes):
         progress.warn(note)
     reference = plans[0].reference
@@ -86,7 +108,7 @@ def build(config: Config, options: Options, progress: Progress) -> tuple[list[Bu
         registry.open_registry(reference)
     driver = choose_driver(options.driver, plans[0].base.kind, progress)
     with _output_folder(options.output):
-        built = [_build_one(plan, driver, options, progress) for plan in plans]
+        built = [_build_arch(config, arch, driver, options, locked, progress) for arch in options.arches]
     if not options.push:
         return built, None
     with progress.step(f"pushing {reference}"):
@@ -94,18 +116,117 @@ def build(config: Config, options: Options, progress: Progress) -> tuple[list[Bu
     return built, f"{reference}@{pushed}"
 
 
-def _build_one(plan: BuildPlan, driver: Driver, options: Options, progress: Progress) -> Built:
+def read_locked(config: Config, options: Options, progress: Progress) -> Lock | None:
+    """The lock file beside the config; None for a config without dependencies.
+
+    ConfigError where it is not there, or is not of this config.
+    """
+    from_dify = config.dependencies is None and (options.config_path.parent / DIFY_FILE).is_file()
+    if not config.dependencies and not from_dify:
+        return None  # before the version of Python is asked for, which not every base's name says
+    version = python_version(parse_base(config.base), config.python_path, config.python_version)
+    inputs = read_inputs(config, options.config_path, options.arches, version)
+    if inputs is None:
+        return None
+    if inputs.found_file is not None:
+        progress.note(f"dependencies from {inputs.found_file}")
+    return read_lock(lock_path(options.config_path), inputs)
+
+
+def plan_of(
+    config: Config, arch: Arch, options: Options, locked: Lock | None, base_packages: Sequence[str] = ()
+) -> BuildPlan:
+    """The plan for one architecture."""
+    return make_plan(
+        config,
+        arch,
+        tag=options.tag,
+        epoch=options.epoch,
+        allow_missing=options.allow_missing,
+        python_version=locked.python_version if locked else None,
+        requirements=locked.requested if locked else (),
+        base_packages=base_packages,
+    )
+
+
+def closure_of(
+    config: Config, arch: Arch, options: Options, progress: Progress
+) -> tuple[MissingLibrary, ...]:
+    """What a build for `arch` would miss in its base. Nothing is built, and nothing is taken from Debian.
+
+    UsageError for a base of kind image: only its own build sees its files.
+    """
+    locked = read_locked(config, options, progress)
+    packages = _packages(locked, arch, options, progress)
+    plan = plan_of(config, arch, options, locked)
+    target = _open_base(plan, options, progress).rootfs(arch)
+    if target is None:
+        raise UsageError(
+            f"the files of {plan.spec.base} are in Docker: only a build can look through them",
+            "`sandbox-build`, which fails where a library is missing; then `sandbox-build check`",
+        )
+    with progress.step(f"{plan.spec.base} for {arch.name}: looking for the shared libraries of every file"):
+        try:
+            root = Root(target.directory, packages.directory if packages else None)
+            tree_contents(plan.spec, root, progress.detail)
+        except LibrariesMissing as error:
+            return error.missing
+    return ()
+
+
+def _build_arch(
+    config: Config, arch: Arch, driver: Driver, options: Options, locked: Lock | None, progress: Progress
+) -> Built:
+    """Builds one image; where the base lacks libraries that Debian has, again with these."""
+    packages = _packages(locked, arch, options, progress)
+    identity = packages.identity if packages else ""
+    supplement = Supplement(config, arch, identity, options.cache, progress, refresh=options.no_cache)
+    while True:
+        plan = plan_of(config, arch, options, locked, supplement.packages)
+        try:
+            return _build_one(plan, packages, driver, options, progress)
+        except LibrariesMissing as error:
+            supplement.add(error)
+
+
+def _packages(locked: Lock | None, arch: Arch, options: Options, progress: Progress) -> Packages | None:
+    """The locked packages, installed in the cache."""
+    if locked is None:
+        return None
+    return open_packages(
+        *(locked, arch),
+        cache=options.cache,
+        progress=progress,
+        wheelhouse=options.wheelhouse,
+        index=options.index,
+    )
+
+
+def _open_base(plan: BuildPlan, options: Options, progress: Progress) -> Base:
+    return open_base(
+        plan.base,
+        packages=plan.base_packages,
+        mirror=plan.base_mirror,
+        cache=options.cache,
+        refresh=options.no_cache,
+        progress=progress,
+    )
+
+
+def _build_one(
+    plan: BuildPlan, packages: Packages | None, driver: Driver, options: Options, progress: Progress
+) -> Built:
     what = f"{plan.reference} for {plan.arch.platform}"
     output = options.output / plan.arch.name
-    base = open_base(
-        plan.base, mirror=plan.base_mirror, cache=options.cache, refresh=options.no_cache, progress=progress
-    )
+    base = _open_base(plan, options, progress)
     target = base.rootfs(plan.arch)
     if target is not None and target.cached_age_s:
         progress.note(f"{plan.spec.base} for {plan.arch.name} from {target.cached_age_s / 3600:.1f} h ago")
 
     # An image that Docker pulls may have moved, and this machine's own files may have changed: no key then.
-    key = digest(plan, driver.name, _sources(), target.identity) if target is not None else None
+    key = None
+    if target is not None:
+        key = digest(plan, driver.name, _sources(), target.identity, packages.identity if packages else "")
     built = Built(plan.arch.name, plan.reference, "", output / ARCHIVE, unchanged=False)
     if key and not options.no_cache and (known := _known_digest(output, key)):
         progress.note(f"{what}: nothing changed (--no-cache builds it all the same)")
@@ -121,12 +242,14 @@ def _build_one(plan: BuildPlan, driver: Driver, options: Options, progress: Prog
         with progress.step(f"{what}: trying the policy call by call"):
             verify.filters(plan)
         with progress.step(f"{what}: writing the context"):
-            write_context(plan, finished / "context", target, own)
+            write_context(plan, finished / "context", target, own, packages)
         with progress.step(f"{what}: building with driver {driver.name}"):
-            image = driver.build(_job(plan, finished / "context", scratch, target, own, options), progress)
+            image = driver.build(
+                _job(plan, finished / "context", scratch, target, own, packages, options), progress
+            )
         with progress.step(f"{what}: writing the archive"):
             built = replace(built, digest=write_archive(image, finished / ARCHIVE, plan.reference))
-        _prove(plan, finished / ARCHIVE, scratch, progress)
+        _prove(plan, finished, scratch, progress)
         (finished / _RECORD).write_text(json.dumps({"key": key, "digest": built.digest}) + "\n")
         replaced = Path(temporary) / "replaced"
         if output.exists():
@@ -142,7 +265,13 @@ def _build_one(plan: BuildPlan, driver: Driver, options: Options, progress: Prog
 
 
 def _job(
-    plan: BuildPlan, context: Path, scratch: Path, target: Rootfs | None, own: Rootfs | None, options: Options
+    plan: BuildPlan,
+    context: Path,
+    scratch: Path,
+    target: Rootfs | None,
+    own: Rootfs | None,
+    packages: Packages | None,
+    options: Options,
 ) -> BuildJob:
     """What the driver is told."""
     return BuildJob(
@@ -152,27 +281,25 @@ def _job(
         python_path=plan.spec.python_path,
         labels=plan.labels,
         rootfs=target.directory if target else None,
+        packages=packages.directory.absolute() if packages else None,
+        bytecode=options.cache.absolute() / "bytecode" / bytecode_shelf(plan.spec.base),
         assembler_command=assembler_command(own.directory, plan.spec, host_arch()) if own else (),
         epoch=plan.spec.epoch,
         no_cache=options.no_cache,
     )
 
 
-def _prove(plan: BuildPlan, archive: Path, scratch: Path, progress: Progress) -> None:
-    """Runs the finished jail; where this machine cannot, says that it was not tried."""
-    if plan.foreign:
-        progress.note(f"not tried here: a jail of {plan.arch.name} does not run on this machine")
-        return
-    with progress.step(f"{plan.reference} for {plan.arch.platform}: trying the jail"):
-        root = jailrun.unpack(archive, scratch)
-        try:
-            version = verify.smoke(root)
-        except VerificationFailed:
-            raise
-        except SandboxError as error:
-            progress.warn(f"not tried here: {error.message.splitlines()[-1]}")
-            return
-    progress.note(f"the jail runs Python {version}")
+def _prove(plan: BuildPlan, finished: Path, scratch: Path, progress: Progress) -> None:
+    """Tries what the config promises in the finished jail, and writes beside it what was shown."""
+    with progress.step(f"{plan.reference} for {plan.arch.platform}: unpacking the image"):
+        root = jailrun.unpack(finished / ARCHIVE, scratch)
+        report = json.loads((root / REPORT_PATH[1:]).read_bytes())
+    with progress.step(f"{plan.reference} for {plan.arch.platform}: trying its imports in the jail"):
+        proof = prove(root, report, plan.arch, progress)
+    for line in proof.lines():
+        progress.note(line)
+    shown = {"image": plan.reference, "proof": proof.as_data(), "proven": proof.lines()}
+    (finished / REPORT).write_text(report_text(report | shown))
 
 
 def _known_digest(output: Path, key: str) -> str | None:

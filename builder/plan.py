@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
-
-import yaml
 
 from builder.arch import Arch, host_arch
 from builder.bases import default_python_path
 from builder.config import OPTIONAL_SYSTEM_PATHS, Base, Config, parse_base
 from builder.dockerfile import DockerfileInputs
 from builder.reference import parse_reference
+from builder.rules import tree_rules
 from builder.seccomp import Policy, Request, effective_policy
 from builder.seccomp.compile import INSTRUCTION, compile_levels
 from builder.seccomp.naming import calls
 from builder.seccomp.request import read_request, refusal
 from builder.seccomp.snapshot import policy_labels
-from builder.tree.spec import TREE_PATH, Rule, TreeSpec, parse_rules
+from builder.tree.spec import TREE_PATH, Rule, TreeSpec
 
 DEFAULT_EPOCH = 1735689600
 """2025-01-01T00:00:00Z: the date of every file in an image whose builder sets no SOURCE_DATE_EPOCH."""
@@ -41,6 +39,8 @@ class BuildPlan:
     arch: Arch
     base: Base
     base_mirror: str | None
+    base_packages: tuple[str, ...]
+    """Debian packages that the base has besides the interpreter's."""
     spec: TreeSpec
     policy: Policy
     policy_bpf: bytes
@@ -61,6 +61,8 @@ class BuildPlan:
             arch=self.arch,
             python_path=self.spec.python_path,
             image=self.base.name if self.base.kind == "image" else None,
+            base=self.spec.base,
+            packages=self.spec.python_version is not None,
             foreign=self.foreign,
             labels=self.labels,
         )
@@ -73,16 +75,19 @@ def make_plan(
     tag: str | None = None,
     epoch: int = DEFAULT_EPOCH,
     allow_missing: bool = False,
+    python_version: str | None = None,
+    requirements: Sequence[str] = (),
+    base_packages: Sequence[str] = (),
 ) -> BuildPlan:
     """What `config` comes to on `arch`. `tag` (NAME:TAG) replaces the config's image name.
 
-    `epoch` is SOURCE_DATE_EPOCH, in seconds. ConfigError for system calls that cannot be allowed; UsageError
-    for a `tag` that is no reference.
+    `epoch` is SOURCE_DATE_EPOCH, in seconds; `python_version` and `requirements` (names) are what the locked
+    packages were resolved for, `base_packages` are Debian packages besides those that the config names.
+    ConfigError for system calls that cannot be allowed; UsageError for a `tag` that is no reference.
     """
     base = parse_base(config.base)
     python_path = config.python_path or default_python_path(base)
-    tree_yaml = resources.files("images").joinpath("python", "tree.yaml").read_text(encoding="utf-8")
-    rules = parse_rules(yaml.safe_load(tree_yaml))
+    rules = tree_rules()
     if config.system_lib_requirements is not None:
         reason = "system_lib_requirements"
         rules["system_files"] = tuple(Rule(path, reason) for path in config.system_lib_requirements)
@@ -97,6 +102,11 @@ def make_plan(
         python_lib_path=config.python_lib_path,
         optional_paths=OPTIONAL_SYSTEM_PATHS,
         allow_missing=allow_missing,
+        python_version=python_version,
+        requirements=tuple(requirements),
+        keep_whole=config.keep_whole,
+        optional_libraries=config.optional_libraries,
+        promises=config.verify.model_dump(mode="json"),
         **rules,
         epoch=epoch,
         calls={"arch": arch.name, "calls": calls(policy, arch)},
@@ -106,6 +116,7 @@ def make_plan(
         arch=arch,
         base=base,
         base_mirror=config.base_mirror,
+        base_packages=tuple(sorted({*config.base_packages, *base_packages})),
         spec=spec,
         policy=policy,
         policy_bpf=policy_bpf,
@@ -138,7 +149,10 @@ def _filters(policy: Policy, programs: Mapping[str, bytes], policy_bpf: bytes) -
 
 def digest(plan: BuildPlan, *more: str) -> str:
     """A name for everything that the plan decides: plans that differ in anything have different ones."""
-    facts = (plan.arch.name, plan.base_mirror or "", plan.spec.to_json(), repr(plan.policy), plan.reference)
+    facts = (
+        *(plan.arch.name, plan.base_mirror or "", ",".join(plan.base_packages)),
+        *(plan.spec.to_json(), repr(plan.policy), plan.reference),
+    )
     text = json.dumps([*facts, sorted(plan.labels.items()), *more])
     return hashlib.sha256(text.encode()).hexdigest()
 

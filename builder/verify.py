@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder import jailrun
@@ -11,7 +12,8 @@ from builder.plan import BuildPlan
 from builder.policies import compiled
 from builder.seccomp.check import check
 
-_PROBE = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
+PROBE = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
+"""Prints the interpreter's version."""
 
 
 def filters(plan: BuildPlan) -> None:
@@ -30,22 +32,39 @@ def filters(plan: BuildPlan) -> None:
         )
 
 
-def smoke(root: Path) -> str:
-    """The version of the interpreter that ran in the jail of the image unpacked at `root`.
+@dataclass(frozen=True)
+class Smoke:
+    """A jail in which code runs."""
+
+    version: str
+    """Of its Python."""
+    level: str
+    """chroot or landlock: what was in force on this machine."""
+
+
+def smoke(root: Path) -> Smoke:
+    """Runs a few words of Python in the jail of the image unpacked at `root`.
 
     VerificationFailed with what it printed when it did not run to its end; any other SandboxError means
     that this machine cannot enter a jail at all.
     """
     stdout, stderr = io.BytesIO(), io.BytesIO()
     try:
-        outcome = jailrun.run(root, ["-c", _PROBE], stdout=stdout, stderr=stderr, timeout_s=30)
+        outcome = jailrun.run(root, ["-c", PROBE], stdout=stdout, stderr=stderr, timeout_s=30)
     except SandboxError as error:
         said = stderr.getvalue().decode(errors="replace").strip()
-        raise type(error)(f"{said}\n{error.message}".strip(), error.hint) from None
+        if isinstance(error, jailrun.NotEntered) and jailrun.can_enter(root):
+            raise _no_python(error.code, said) from None
+        error.message = f"{said}\n{error.message}".strip()
+        raise
     if outcome.exit_code != 0:
-        said = stderr.getvalue().decode(errors="replace").strip()
-        raise VerificationFailed(
-            f"the finished jail does not run Python (exit code {outcome.exit_code}):\n{said}",
-            "exit codes 208 to 223 are the runtime's: docs/exit-codes.md",
-        )
-    return stdout.getvalue().decode().strip()
+        raise _no_python(outcome.exit_code, stderr.getvalue().decode(errors="replace").strip())
+    version = stdout.getvalue().decode(errors="replace").strip()
+    return Smoke(version, str(outcome.status.get("level")))
+
+
+def _no_python(exit_code: int, said: str) -> VerificationFailed:
+    return VerificationFailed(
+        f"the finished jail does not run Python (exit code {exit_code}):\n{said}",
+        "exit codes 208 to 223 are the runtime's: docs/exit-codes.md",
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from builder.base.debian import DebianBase
@@ -15,16 +15,27 @@ from builder.progress import Progress
 __all__ = ["Base", "Rootfs", "assembler_command", "open_base"]
 
 
-def open_base(name: BaseName, *, mirror: str | None, cache: Path, refresh: bool, progress: Progress) -> Base:
+def open_base(
+    name: BaseName,
+    *,
+    mirror: str | None,
+    cache: Path,
+    refresh: bool,
+    progress: Progress,
+    packages: Sequence[str] = (),
+) -> Base:
     """The base that config.yaml names; fetches nothing yet.
 
     `cache` is the folder for what is fetched, `refresh` passes over what is there from earlier builds,
-    `mirror` is where packages come from (None: where mmdebstrap takes them by default). ConfigError (exit 2)
-    for a suite that bases.yaml does not have.
+    `packages` are Debian packages besides the
+    interpreter's, `mirror` is where packages come from (None: where mmdebstrap takes them by default).
+    ConfigError (exit 2) for a suite that bases.yaml does not have.
     """
 
     def debian() -> Base:
-        return DebianBase(name.name, mirror=mirror, cache=cache, refresh=refresh, progress=progress)
+        return DebianBase(
+            name.name, mirror=mirror, cache=cache, refresh=refresh, progress=progress, packages=packages
+        )
 
     kinds: dict[str, Callable[[], Base]] = {
         "debian": debian,

@@ -6,10 +6,11 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -31,20 +32,32 @@ _FORMAT = 1
 _OF_THIS_MACHINE = ("etc/hostname", "etc/resolv.conf", "etc/apt", "var/cache", "var/lib/apt")
 """What mmdebstrap takes from the machine that it runs on, or leaves of the fetching: not the packages'."""
 
+_UNKNOWN_PACKAGE = re.compile(r"E: Unable to locate package (\S+)")
+
 _INSTALL = "apt-get install mmdebstrap"
 
 
 class DebianBase:
-    """One suite of Debian. Root filesystems are kept in the cache for a day, or fetched anew with `refresh`.
+    """One suite of Debian, with `packages` besides the interpreter's.
+
+    Root filesystems are kept in the cache for a day, or fetched anew with `refresh`.
 
     Safe with several builds at once: one fetches and the others wait, an entry of the cache appears whole or
     not at all, and none that a living build uses is removed.
     """
 
     def __init__(
-        self, suite: str, *, mirror: str | None, cache: Path, refresh: bool, progress: Progress
+        self,
+        suite: str,
+        *,
+        mirror: str | None,
+        cache: Path,
+        refresh: bool,
+        progress: Progress,
+        packages: Sequence[str] = (),
     ) -> None:
         self._suite = find_suite(suite)
+        self._packages = sorted({*self._suite.packages, *packages})
         self._mirror = mirror
         self._cache = cache / "debian"
         self._refresh = refresh
@@ -74,7 +87,7 @@ class DebianBase:
         return self.rootfs(host_arch())
 
     def _key(self, arch: Arch) -> str:
-        facts = json.dumps([_FORMAT, sorted(self._suite.packages), self._mirror])
+        facts = json.dumps([_FORMAT, self._packages, self._mirror])
         return f"{self._suite.name}-{arch.name}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
 
     def _newest(self, shelf: Path) -> Path | None:
@@ -108,7 +121,7 @@ class DebianBase:
             # Nothing is run of what is fetched, so neither root nor a user namespace is needed.
             *("--mode=chrootless", "--variant=extract", "--format=directory"),
             f"--architectures={arch.name}",
-            f"--include={','.join(sorted(self._suite.packages))}",
+            f"--include={','.join(self._packages)}",
             *(self._suite.name, str(target)),
             *([self._mirror] if self._mirror else []),
         ]
@@ -116,6 +129,11 @@ class DebianBase:
             run(command, missing=_INSTALL, on_line=self._progress.detail, echo=self._progress.command)
         except BuildError as error:
             place = f"the mirror {self._mirror}" if self._mirror else "Debian's mirror"
+            unknown = _UNKNOWN_PACKAGE.search(error.message)
+            if unknown:
+                message = f"{what}: Debian has no package {unknown[1]}"
+                hint = f"look the name up: apt-cache search {unknown[1]}; base_packages has the names"
+                raise BuildError(message, hint) from None
             hint = f"is {place} within reach? If keys are missing: apt-get install debian-archive-keyring"
             raise BuildError(f"{what} cannot be fetched: {error.message}", hint) from None
 

@@ -13,8 +13,8 @@ from builder.errors import UsageError
 from builder.layers import write_layer
 from builder.progress import Progress
 from builder.tree.contents import tree_contents
-from builder.tree.root import Root
-from builder.tree.spec import TreeSpec
+from builder.tree.root import Root, is_below
+from builder.tree.spec import PACKAGES_PATH, TreeSpec
 from builder.tree.write import copy_contents
 
 _LOADER_CONFIG = ("/etc/ld.so.conf", "/etc/ld.so.conf.d")
@@ -31,11 +31,20 @@ class HostRootfs:
     """Never the same: what is installed on this machine may have changed since the last build."""
     cached_age_s: float | None = None
 
-    def write_tar(self, destination: Path, spec: TreeSpec) -> None:
+    def write_tar(self, destination: Path, spec: TreeSpec, packages: Path | None) -> None:
         """Writes the files that the tree of `spec` is made of, and nothing else of this machine."""
-        root = Root(self.directory)
-        # The warnings come when the tree is assembled from this tar, which must then have all sources.
-        contents = replace(tree_contents(spec, root, self.progress.detail), sourceless=frozenset())
+        root = Root(self.directory, packages)
+        contents = tree_contents(spec, root, self.progress.detail)
+        # The warnings come when the tree is assembled from this tar, which must then have all sources, and
+        # nothing yet that the assembler adds to a base.
+        contents = replace(
+            contents,
+            files=frozenset(path for path in contents.files if not is_below(path, PACKAGES_PATH)),
+            directories=frozenset(path for path in contents.directories if not is_below(path, PACKAGES_PATH)),
+            links={link: says for link, says in contents.links.items() if not is_below(link, PACKAGES_PATH)},
+            texts={path: text for path, text in contents.texts.items() if path not in contents.files},
+            sourceless=frozenset(),
+        )
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".host-") as scratch:
             folder = Path(scratch)
             copy_contents(contents, root, folder, spec.epoch, self.progress.detail)

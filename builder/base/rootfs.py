@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from builder.arch import Arch
+from builder.tree.folders import default_folders
 from builder.tree.interpreter import find_interpreter
-from builder.tree.libraries import default_folders
 from builder.tree.root import Root
 from builder.tree.spec import ISOLATED, TreeSpec
 
@@ -29,8 +29,11 @@ class Rootfs(Protocol):
     def cached_age_s(self) -> float | None:
         """How long ago it was fetched; None where it was not fetched earlier."""
 
-    def write_tar(self, destination: Path, spec: TreeSpec) -> None:
-        """Writes what a Dockerfile's stage needs of it, to assemble `spec` or to run its interpreter."""
+    def write_tar(self, destination: Path, spec: TreeSpec, packages: Path | None) -> None:
+        """Writes what a Dockerfile's stage needs of it, to assemble `spec` or to run its interpreter.
+
+        `packages` is the folder of the locked packages, which need libraries of the base too.
+        """
 
 
 class Base(Protocol):
@@ -52,7 +55,7 @@ class CachedRootfs:
     identity: str
     cached_age_s: float | None
 
-    def write_tar(self, destination: Path, spec: TreeSpec) -> None:  # noqa: ARG002 - whole, whatever the spec
+    def write_tar(self, destination: Path, spec: TreeSpec, packages: Path | None) -> None:  # noqa: ARG002 - whole
         """Copies the tar file of the whole root."""
         # A copy, not a hard link: what lies in an output folder is the user's to change.
         shutil.copyfile(self.tar, destination)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Protocol
 
 from builder.arch import Arch
 from builder.archive import BuiltImage
-from builder.errors import BuildError, ConfigError, SandboxError
+from builder.errors import BuildError, ConfigError, LibrariesMissing, MissingLibrary, SandboxError
 from builder.progress import Progress
 
 __all__ = ["AssemblerOutput", "BuildJob", "BuiltImage", "Driver"]
@@ -29,6 +30,10 @@ class BuildJob:
     labels: Mapping[str, str] = field(default_factory=dict)
     rootfs: Path | None = None
     """The target's root filesystem, for a driver that reads it itself; None for a base of kind `image`."""
+    packages: Path | None = None
+    """The locked packages, for a driver that reads the folder itself."""
+    bytecode: Path | None = None
+    """A cache of bytecode, for a driver that can use one of this machine."""
     assembler_command: tuple[str, ...] = ()
     """The base's interpreter for this machine, with its options, as this machine can start it."""
     epoch: int = 0
@@ -57,6 +62,8 @@ _STEP_FAILED = re.compile(r"#(\d+) ERROR: (.+)")
 
 # BuildKit's plain progress has "#STEP SECONDS " before what a step prints.
 _BUILDKIT_PREFIX = re.compile(r"#\d+ (?:\d+\.\d+ )?")
+_MISSING = "missing: "
+"""Before the JSON of a library that the assembler did not find."""
 _EXIT_CODE = re.compile(r"exit code:? (\d+)")
 
 
@@ -87,6 +94,18 @@ class AssemblerOutput:
         The assembler's exit code 2 says that the config is wrong. Docker's own exit code is another: BuildKit
         prints the assembler's.
         """
+        missing = [
+            json.loads(line.removeprefix(_MISSING)) for line in self._lines if line.startswith(_MISSING)
+        ]
+        if missing:
+            base = missing[0]["base"]
+            return LibrariesMissing(
+                [
+                    MissingLibrary(one["soname"], tuple(one["chain"]), one["version"], tuple(one["places"]))
+                    for one in missing
+                ],
+                base,
+            )
         problems = list(_problems(self._lines))
         if not problems:
             return self._missing_base() or error

@@ -34,7 +34,13 @@ class OciDriver:
             run(
                 [
                     *job.assembler_command,
-                    *assembler_arguments(context=str(job.context), root=str(job.rootfs), out=str(out)),
+                    *assembler_arguments(
+                        context=str(job.context),
+                        root=str(job.rootfs),
+                        out=str(out),
+                        packages=str(job.packages) if job.packages else None,
+                        bytecode=str(job.bytecode) if job.bytecode else None,
+                    ),
                 ],
                 # Nothing of this machine's LD_*, PYTHON* and locale reaches the base's interpreter.
                 env={"LC_ALL": "C.UTF-8"},

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
-from builder.errors import ConfigError, SandboxError
+from builder.errors import ConfigError, LibrariesMissing, SandboxError
 from builder.tree.assemble import assemble
 from builder.tree.spec import TreeSpec
 
@@ -27,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         ("--out", "folder to make; it must not exist"),
     ):
         parser.add_argument(name, type=Path, required=True, help=meaning)
+    parser.add_argument("--packages", type=Path, help="folder with the locked packages")
+    parser.add_argument("--bytecode", type=Path, help="cache of what was compiled earlier")
     options = parser.parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
         # A file name that is not UTF-8 must not end the assembly.
@@ -39,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
             runtime=options.runtime,
             policy=options.policy,
             out=options.out,
+            packages=options.packages,
+            bytecode=options.bytecode,
             progress=lambda text: print(f"progress: {text}", flush=True),
         )
         for warning in report.warnings:
@@ -46,6 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         for message, hint in error.problems:
             _say(message, hint)
+        return error.exit_code
+    except LibrariesMissing as error:
+        for missing in error.missing:
+            print(f"missing: {json.dumps({'base': error.base, **asdict(missing)})}", file=sys.stderr)
+        _say(error.message, error.hint)
         return error.exit_code
     except SandboxError as error:
         _say(error.message, error.hint)

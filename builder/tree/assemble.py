@@ -6,26 +6,30 @@ import json
 import os
 import posixpath
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from builder.errors import BuildError, room_hint
-from builder.tree.bytecode import check_version, compile_source
+from builder.tree.bytecode import Compiler, check_version
 from builder.tree.contents import Contents, tree_contents
+from builder.tree.origin import report_text
+from builder.tree.origins import find_origins
 from builder.tree.root import Root
-from builder.tree.spec import INIT_PATH, SANDBOX_PATH, TREE_PATH, TreeSpec
+from builder.tree.spec import INIT_PATH, REPORT_PATH, SANDBOX_PATH, TREE_PATH, TreeSpec
 from builder.tree.write import (
     FILE_MODE,
     FOLDER_MODE,
     PROGRAM_MODE,
     compile_contents,
     copy_contents,
-    measure,
     normalize,
     set_time,
 )
+
+REPORT_FORMAT = 1
+"""Counts up when what report.json says means something else."""
 
 STARTED = ("entrypoint.py", "supervisor.py")
 """The runtime's files that an interpreter is started with; the others are modules."""
@@ -40,27 +44,17 @@ hostname and resolv.conf into /etc, and /var holds the tree."""
 
 @dataclass(frozen=True)
 class Report:
-    """What report.json says."""
+    """What report.json says: origin.py has the shapes of its larger parts."""
 
-    path: str
-    version: str
-    stdlib: str
-    sys_path: tuple[str, ...]
-    files: int
-    bytes: int
-    warnings: tuple[str, ...]
+    facts: Mapping[str, Any]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(self.facts["warnings"])
 
     def to_json(self) -> str:
         """The same report, the same bytes."""
-        python = {name: getattr(self, name) for name in ("path", "version", "stdlib", "sys_path")}
-        counts = {"files": self.files, "bytes": self.bytes}
-        return _json({"python": python, **counts, "warnings": self.warnings})
-
-    @classmethod
-    def from_json(cls, text: str) -> Report:
-        raw = json.loads(text)
-        python = raw["python"] | {"sys_path": tuple(raw["python"]["sys_path"])}
-        return cls(**python, files=raw["files"], bytes=raw["bytes"], warnings=tuple(raw["warnings"]))
+        return report_text(self.facts)
 
 
 def assemble(
@@ -70,14 +64,16 @@ def assemble(
     runtime: Path,
     policy: Path,
     out: Path,
+    packages: Path | None = None,
+    bytecode: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Makes the folder `out`: `root/`, which is the image's root with the jail tree in it, and report.json.
+    """Makes the folder `out`: `root/`, which is the image's root with the jail tree in it.
 
-    `root` is the base's root filesystem, only read; `runtime` has the runtime's *.py and
-    _syscall.abi3.so, `policy` is the compiled filter. `out` must not exist, and after a failure it does
-    not. ConfigError for what config.yaml asks of the base and it lacks; BuildError for everything else,
-    a full disk included.
+    `root` is the base's root filesystem, only read; `runtime` has the runtime's *.py and _syscall.abi3.so,
+    `policy` is the compiled filter, `packages` is what lies at PACKAGES_PATH, `bytecode` is a cache of what
+    was compiled earlier. `out` must not exist, and after a failure it does not. ConfigError for what
+    config.yaml asks of the base and it lacks; BuildError for everything else, a full disk included.
     """
     partial = out.with_name(f"{out.name}.partial")
     try:
@@ -85,7 +81,8 @@ def assemble(
             raise BuildError(f"{out} exists already", "name a folder that does not exist yet")
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            report = _assemble(spec, Root(root), runtime, policy, partial, progress)
+            compiler = Compiler(bytecode)
+            report = _assemble(spec, Root(root, packages), runtime, policy, partial, compiler, progress)
             partial.rename(out)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -99,7 +96,13 @@ def assemble(
 
 
 def _assemble(
-    spec: TreeSpec, root: Root, runtime: Path, policy: Path, out: Path, progress: Callable[[str], None]
+    spec: TreeSpec,
+    root: Root,
+    runtime: Path,
+    policy: Path,
+    out: Path,
+    compiler: Compiler,
+    progress: Callable[[str], None],
 ) -> Report:
     contents = tree_contents(spec, root, progress)
     check_version(contents.interpreter.version, spec.base)
@@ -107,13 +110,13 @@ def _assemble(
     tree = image / TREE_PATH[1:]
     tree.mkdir(parents=True)
     copy_contents(contents, root, tree, spec.epoch, progress)
-    compile_contents(contents, root, tree, spec.epoch, progress)
+    compile_contents(contents, root, tree, spec.epoch, progress, compiler)
     progress("writing the runtime")
     _write_runtime(spec, contents, runtime, policy, image / SANDBOX_PATH[1:])
+    report = _report(spec, contents, root, tree)
+    (image / REPORT_PATH[1:]).write_text(report.to_json())
     _write_image_root(image, tree, spec)
     _normalize(image, tree, spec.epoch)
-    report = _report(contents, tree)
-    (out / "report.json").write_text(report.to_json())
     return report
 
 
@@ -125,9 +128,11 @@ def _write_runtime(spec: TreeSpec, contents: Contents, runtime: Path, policy: Pa
         started = source.name in STARTED
         place = sandbox if started else package
         jail_path = posixpath.join(SANDBOX_PATH, "" if started else "runtime", source.name)
-        if not compile_source(source, place / f"{source.stem}.pyc", jail_path):
+        compiled = Compiler().compile(source.read_bytes(), jail_path)
+        if compiled is None:
             version = ".".join(map(str, contents.interpreter.version))
             raise BuildError(f"{source} is not valid Python {version}")
+        (place / f"{source.stem}.pyc").write_bytes(compiled)
     shutil.copyfile(runtime / "_syscall.abi3.so", package / "_syscall.abi3.so")
     shutil.copyfile(runtime / "init", sandbox / "init")
     shutil.copyfile(policy, sandbox / "policy.bpf")
@@ -173,18 +178,26 @@ def _normalize(image: Path, tree: Path, epoch: int) -> None:
     normalize(image, FOLDER_MODE, epoch)
 
 
-def _report(contents: Contents, tree: Path) -> Report:
+def _report(spec: TreeSpec, contents: Contents, root: Root, tree: Path) -> Report:
+    """What the tree in the folder `tree` holds, why, and what was promised of it."""
     python = contents.interpreter
-    files, size = measure(tree)
-    return Report(
-        path=python.path,
-        version=".".join(map(str, python.version)),
-        stdlib=python.stdlib,
-        sys_path=contents.sys_path,
-        files=files,
-        bytes=size,
-        warnings=contents.warnings,
-    )
+    origins = find_origins(contents, root, spec)
+    facts = {
+        "format": REPORT_FORMAT,
+        "arch": spec.arch,
+        "base": spec.base,
+        "python": {
+            "path": python.path,
+            "version": ".".join(map(str, python.version)),
+            "stdlib": python.stdlib,
+            "sys_path": contents.sys_path,
+        },
+        "distributions": [asdict(one) for one in contents.distributions],
+        "promises": spec.promises,
+        "optional_libraries": spec.optional_libraries,
+        "warnings": contents.warnings,
+    }
+    return Report(facts | origins.to_report(tree))
 
 
 def _json(data: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 _MAIN = '''\
@@ -23,9 +22,9 @@ _BUILDER = ("__init__.py", "arch.py", "errors.py")
 
 
 def write_bundle(destination: Path) -> None:
-    """Makes the folder `destination`: builder/tree/ and what it imports, pyelftools included.
+    """Makes the folder `destination`: builder/tree/ and what it imports.
 
-    Run as `python3 -I -S DESTINATION --root ... `. The same version of us and of pyelftools, the same files.
+    Run as `python3 -I -S DESTINATION --root ... `. The same version of us, the same files.
     """
     builder = Path(__file__).parents[1]
     destination.mkdir(parents=True)
@@ -33,15 +32,8 @@ def write_bundle(destination: Path) -> None:
     (destination / "builder").mkdir()
     for name in _BUILDER:
         shutil.copyfile(builder / name, destination / "builder" / name)
-    _copy_sources(builder / "tree", destination / "builder" / "tree")
-    found = find_spec("elftools")
-    assert found is not None  # noqa: S101 - pyproject.toml requires it
-    assert found.submodule_search_locations is not None  # noqa: S101 - it is a package
-    _copy_sources(Path(found.submodule_search_locations[0]), destination / "elftools")
-
-
-def _copy_sources(source: Path, destination: Path) -> None:
-    for path in sorted(source.rglob("*.py")):
-        copy = destination / path.relative_to(source)
+    tree = builder / "tree"
+    for path in sorted(tree.rglob("*.py")):
+        copy = destination / "builder" / "tree" / path.relative_to(tree)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)

@@ -6,7 +6,9 @@ source gives the same bytes. The interpreter that runs this compiles, and must b
 
 from __future__ import annotations
 
+import hashlib
 import marshal
+import os
 import posixpath
 import sys
 import warnings
@@ -20,6 +22,8 @@ from builder.errors import BuildError
 
 _UNCHECKED_HASH = (0b01).to_bytes(4, "little")
 """The flags of PEP 552: the hash of the source follows, and is not to be compared with it."""
+
+_HASH_BYTES = hashlib.sha256().digest_size
 
 
 def check_version(version: tuple[int, int], base: str) -> None:
@@ -46,12 +50,47 @@ def is_frozen(jail_path: str, stdlib: str) -> bool:
     return FrozenImporter.find_spec(name.replace("/", ".")) is not None
 
 
-def compile_source(source: Path, output: Path, jail_path: str) -> bool:
-    """Compiles `source` into `output`; False, and no file, where it is not valid Python.
+class Compiler:
+    """Compiles, or takes what an earlier build compiled out of `cache`, a folder (None: each time anew).
 
-    Tracebacks show `jail_path`, whatever the source's own place is. The folder of `output` must be there.
+    An entry is named after all that decides it, and begins with the hash of the rest: a damaged one is passed
+    over and made anew.
     """
-    content = source.read_bytes()
+
+    def __init__(self, cache: Path | None = None) -> None:
+        self._cache = cache
+
+    def compile(self, content: bytes, jail_path: str) -> bytes | None:
+        """The .pyc of the source `content`; None where that is not valid Python.
+
+        Tracebacks show `jail_path`, whatever the source's own place is.
+        """
+        if self._cache is None:
+            return _compile(content, jail_path)
+        facts = (MAGIC_NUMBER, os.fsencode(jail_path), content)
+        name = hashlib.sha256(b"".join(hashlib.sha256(fact).digest() for fact in facts)).hexdigest()
+        entry = self._cache / name[:2] / name[2:]
+        try:
+            stored = entry.read_bytes()
+        except FileNotFoundError:
+            stored = b""
+        if stored and hashlib.sha256(stored[_HASH_BYTES:]).digest() == stored[:_HASH_BYTES]:
+            return stored[_HASH_BYTES:]
+        compiled = _compile(content, jail_path)
+        if compiled is not None:
+            _store(entry, hashlib.sha256(compiled).digest() + compiled)
+        return compiled
+
+
+def _store(entry: Path, content: bytes) -> None:
+    """Writes a file of the cache whole or not at all, also beside another build that does the same."""
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    partial = entry.with_name(f".{entry.name}-{os.getpid()}")
+    partial.write_bytes(content)
+    partial.replace(entry)
+
+
+def _compile(content: bytes, jail_path: str) -> bytes | None:
     with warnings.catch_warnings():
         # What a package's author wrote is not ours to complain about.
         warnings.simplefilter("ignore")
@@ -59,11 +98,11 @@ def compile_source(source: Path, output: Path, jail_path: str) -> bool:
             code = compile(content, jail_path, "exec", dont_inherit=True, optimize=0)
         # ValueError: null bytes, or bytes that are no text. The others: nested deeper than a compiler goes.
         except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
-            return False
+            return None
     held = _hold_texts(code)
-    output.write_bytes(MAGIC_NUMBER + _UNCHECKED_HASH + source_hash(content) + marshal.dumps(code))
+    compiled = MAGIC_NUMBER + _UNCHECKED_HASH + source_hash(content) + marshal.dumps(code)
     del held
-    return True
+    return compiled
 
 
 def _hold_texts(code: CodeType) -> list[str]:

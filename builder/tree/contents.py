@@ -10,12 +10,14 @@ from builder.arch import parse_arch
 from builder.errors import BuildError
 from builder.tree import ldcache, supplied
 from builder.tree.closure import add_libraries
+from builder.tree.distributions import Distribution, distributions
 from builder.tree.interpreter import Interpreter, find_interpreter
 from builder.tree.patterns import Patterns
 from builder.tree.requested import find_requested
 from builder.tree.root import Root, is_below
 from builder.tree.selection import Selection
-from builder.tree.spec import Rule, TreeSpec
+from builder.tree.spec import PACKAGES_PATH, Rule, TreeSpec
+from builder.tree.whole import keep_whole
 
 _PACKAGE_FOLDERS = ("site-packages", "dist-packages")
 
@@ -31,12 +33,15 @@ class Contents:
     links: Mapping[str, str]
     """Link -> what it says."""
     texts: Mapping[str, bytes]
-    """Files that the base does not have."""
+    """Files of our own, some of them in place of the base's."""
     modules: frozenset[str]
     """Python sources, links to one included."""
     sourceless: frozenset[str]
     """The modules of which only the bytecode is written. No link leads to any of them."""
     executables: frozenset[str]
+    needed_by: Mapping[str, Sequence[str]]
+    """Shared library, as the loader opens it -> the ELF files that need it, or a rule: closure.py."""
+    distributions: tuple[Distribution, ...]
     sys_path: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -50,30 +55,40 @@ def tree_contents(spec: TreeSpec, root: Root, progress: Callable[[str], None]) -
     arch = parse_arch(spec.arch)
     requested = find_requested(spec, root, arch.triplet)
     interpreter = find_interpreter(root, spec.python_path, arch, spec.base)
+    _check_packages(spec, interpreter)
     listed = [root.resolve(path).path for path in requested.python_lib_path]
+    packages = (PACKAGES_PATH,) if root.packages is not None else ()
     places = {
         "stdlib": [interpreter.stdlib],
-        "site": [*interpreter.site, *(p for p in listed if posixpath.basename(p) in _PACKAGE_FOLDERS)],
+        "site": [
+            *packages,
+            *interpreter.site,
+            *(p for p in listed if posixpath.basename(p) in _PACKAGE_FOLDERS),
+        ],
     }
     prune = _patterns(spec.prune, places, root)
     if spec.python_lib_path is not None:
         # In the layout of /usr/local the packages lie inside the standard library: only what is listed.
         prune += [site for site in interpreter.site if not any(is_below(site, path) for path in listed)]
-    selection = Selection(root, Patterns(prune, places), progress)
+    whole = keep_whole(root, places["site"], spec.keep_whole)
+    selection = Selection(root, Patterns(prune, places), progress, whole.holds)
     selection.warnings.extend(requested.warnings)
+    selection.warnings += [f"keep_whole: {name} is not in the tree" for name in whole.unknown]
 
     progress("looking through the base")
     _add_interpreter(selection, interpreter, spec.base)
+    for jail_path in packages:
+        selection.add(jail_path)
     for jail_path in interpreter.site if spec.python_lib_path is None else requested.python_lib_path:
         selection.add(jail_path)
     for jail_path in requested.system_files:
         selection.add(jail_path)
     progress("resolving shared libraries")
-    libraries = add_libraries(selection, root, arch, interpreter, spec.libraries, spec.base)
+    closure = add_libraries(selection, root, arch, interpreter, spec)
     texts = supplied.add_supplied(selection, root)
-    cache = selection.place(ldcache.PATH)
-    if not selection.holds(cache):
-        texts[cache] = ldcache.ld_so_cache(libraries, arch)
+    # In place of the base's own, which names what the tree does not have.
+    texts[selection.place(ldcache.PATH)] = ldcache.ld_so_cache(closure.cached, arch)
+    texts |= _added(spec, interpreter, selection, root)
     selection.finish()
 
     sourceless = Patterns(_patterns(spec.sourceless, places, root), places)
@@ -88,9 +103,21 @@ def tree_contents(spec: TreeSpec, root: Root, progress: Callable[[str], None]) -
         modules=frozenset(p for p in entries if p.endswith(".py") and root.real(p) in selection.files),
         sourceless=frozenset(path for path in selection.files - linked if sourceless.match(path)),
         executables=frozenset({interpreter.executable, root.resolve(interpreter.loader).path}),
+        needed_by=closure.needed_by,
+        distributions=distributions(root, places["site"], selection.holds),
         sys_path=_sys_path(interpreter, listed, selection, root),
         warnings=tuple(selection.warnings),
     )
+
+
+def _check_packages(spec: TreeSpec, interpreter: Interpreter) -> None:
+    """BuildError where the packages were resolved for another version of Python than the base's."""
+    found = ".".join(map(str, interpreter.version))
+    if spec.python_version not in (None, found):
+        raise BuildError(
+            f"the packages are for Python {spec.python_version}, and {spec.base} has Python {found}",
+            f'write `python_version: "{found}"` into the config, then `sandbox-build lock`',
+        )
 
 
 def _patterns(rules: Sequence[Rule], places: Mapping[str, Sequence[str]], root: Root) -> list[str]:
@@ -102,6 +129,16 @@ def _patterns(rules: Sequence[Rule], places: Mapping[str, Sequence[str]], root: 
         return any(pattern.match(posixpath.join(folder, name)) for name in root.names(folder))
 
     return [rule.match for rule in rules if rule.where is None or holds(rule.where)]
+
+
+def _added(spec: TreeSpec, interpreter: Interpreter, selection: Selection, root: Root) -> dict[str, bytes]:
+    """The modules that get more lines at their end; the lines of the base's stay where they are."""
+    texts = {}
+    for module, lines in spec.added.items():
+        real = root.real(module.replace("{stdlib}", interpreter.stdlib))
+        if real in selection.files:
+            texts[real] = root.host(real).read_bytes().rstrip(b"\n") + f"\n\n\n{lines}".encode()
+    return texts
 
 
 def _add_interpreter(selection: Selection, interpreter: Interpreter, base: str) -> None:
@@ -121,7 +158,7 @@ def _sys_path(
 ) -> tuple[str, ...]:
     """sys.path of the code in the jail: the interpreter's own, then the listed folders that hold modules."""
     path = [interpreter.zip, interpreter.stdlib, interpreter.dynload]
-    path += [folder for folder in interpreter.site if folder in selection.directories]
+    path += [folder for folder in (PACKAGES_PATH, *interpreter.site) if folder in selection.directories]
     for real in listed:
         folder = _import_folder(root, real)
         if folder is not None and not is_below(folder, interpreter.stdlib):

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 class Patterns:
     """A set of patterns over jail paths.
 
-    A pattern is a whole path. `*` is any run of characters but "/", `[abc]` and `[!abc]` one character; a
-    leading `**/` is any folder at all; `{stdlib}` and `{site}` are the folders that `places` gives for them.
+    A pattern is a whole path. `*` is any run of characters but "/", `[abc]` and `[!abc]` one character; `**/`
+    in front or behind a slash is any folder at all, or none; `{a,b}` is one of these texts; `{stdlib}` and
+    `{site}` are the folders that `places` gives for them.
     """
 
     def __init__(self, patterns: Iterable[str], places: Mapping[str, Sequence[str]]) -> None:
@@ -33,13 +34,15 @@ class Patterns:
 
 def _regex(pattern: str, places: Mapping[str, Sequence[str]]) -> str:
     result = ""
-    for part in re.split(r"(^\*\*/|\*|\{\w+\}|\[[^]]+\])", pattern):
-        if part == "**/":
-            result += "(?:/.*)?/"
+    for part in re.split(r"(^\*\*/|/\*\*/|\*|\{[^}]+\}|\[[^]]+\])", pattern):
+        if part in ("**/", "/**/"):
+            result += "/(?:.*/)?"
         elif part == "*":
             result += "[^/]*"
         elif part.startswith("["):
             result += re.sub(r"^\[!", "[^/", part)
+        elif part.startswith("{") and "," in part:
+            result += "(?:" + "|".join(map(re.escape, part[1:-1].split(","))) + ")"
         elif part.startswith("{"):
             folders = places[part[1:-1]]
             # No folder at all: nothing below it can match.

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from builder.tree.spec import PACKAGES_PATH
+
 MAX_LINKS = 40
 """How many symbolic links Linux follows in one resolution before it says ELOOP (path_resolution(7))."""
 
@@ -34,11 +36,15 @@ class Root:
     root filesystem. Names that are not UTF-8 travel as surrogate escapes.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, packages: Path | None = None) -> None:
+        """`packages` is a folder that lies at PACKAGES_PATH, whatever `directory` has there."""
         self.directory = directory
+        self.packages = packages
 
     def host(self, jail_path: str) -> Path:
         """The host path of a jail path that was resolved: only there do the two mean the same file."""
+        if self.packages is not None and is_below(jail_path, PACKAGES_PATH):
+            return self.packages / jail_path[len(PACKAGES_PATH) :].lstrip("/")
         return self.directory / jail_path.lstrip("/")
 
     def resolve(self, jail_path: str, *, follow_last: bool = True) -> Resolved:

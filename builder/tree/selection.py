@@ -21,7 +21,14 @@ class Selection:
     the selection leads to an entry of the selection.
     """
 
-    def __init__(self, root: Root, prune: Patterns, progress: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        root: Root,
+        prune: Patterns,
+        progress: Callable[[str], None],
+        kept: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        """`prune` is about what is left out on a walk, less what `kept` says."""
         self.files: set[str] = set()
         self.directories: set[str] = {"/"}
         self.links: dict[str, str] = {}
@@ -30,6 +37,7 @@ class Selection:
         self._root = root
         self._prune = prune
         self._progress = progress
+        self._kept = kept
         self._walked: set[str] = set()
         self._special: list[str] = []
 
@@ -111,7 +119,7 @@ class Selection:
             with os.scandir(self._root.host(folder)) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
                     jail_path = posixpath.join(folder, entry.name)
-                    if self._prune.match(jail_path):
+                    if self._prune.match(jail_path) and not self._kept(jail_path):
                         continue
                     if entry.is_symlink():
                         links.append(jail_path)
@@ -135,7 +143,7 @@ class Selection:
             return
         target = resolved.path
         if target not in self._walked and target not in self.files:
-            if self._prune.match_above(target):
+            if self._prune.match_above(target) and not self._kept(target):
                 return
             if self._root.host(target).is_dir():
                 if is_below(link, target) or target.count("/") < _FOLDER_TOO_HIGH:

@@ -10,16 +10,22 @@ from typing import Any
 TREE_PATH = "/var/sandbox/sandbox-python"
 """Where the jail tree lies in the image (dify-sandbox's own path)."""
 
+PACKAGES_PATH = "/packages"
+"""Where the locked packages lie in the tree: right below its root, where no base has a link on the way."""
+
 ISOLATED = ("-I", "-S", "-B")
 """How the base's interpreter is started: no environment, no site, no start-up file, no bytecode written."""
 
 SANDBOX_PATH = "/sandbox"
 """Where the runtime lies in the image: outside the tree, so that code in the jail cannot see it."""
 
+REPORT_PATH = f"{SANDBOX_PATH}/report.json"
+"""What the tree holds and why; what was promised of it."""
+
 INIT_PATH = f"{SANDBOX_PATH}/init"
 """The image's first process; the rest of its command follows."""
 
-RULE_LISTS = ("system_files", "prune", "sourceless", "libraries")
+RULE_LISTS = ("system_files", "prune", "sourceless", "libraries", "alternatives", "lacking")
 """The lists of images/python/tree.yaml, which are fields of TreeSpec."""
 
 
@@ -28,12 +34,17 @@ class Rule:
     """One line of images/python/tree.yaml: what it is about, and why it is there."""
 
     match: str
-    """A path (system_files), a pattern of patterns.py (prune, sourceless) or a soname (libraries)."""
+    """A path (system_files, alternatives), a pattern of patterns.py (prune, sourceless, lacking), or of
+    `libraries` a soname or a path; a relative one with `beside`."""
     reason: str
     optional: bool = False
     """Passed over in silence where the base does not have it."""
     where: str | None = None
     """The rule holds only where the base has a path of this pattern, whose folder must have no wildcard."""
+    opener: str | None = None
+    """A library's rule holds only where a file of the tree takes one of these functions from a library."""
+    beside: str | None = None
+    """`match` lies in the folder of each library of the tree with this name, a pattern of fnmatch."""
 
 
 def parse_rules(lists: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, Any]:
@@ -55,12 +66,28 @@ class TreeSpec:
     """Members of python_lib_path that are passed over with a warning where the base does not have them."""
     allow_missing: bool = False
     """Every missing member of python_lib_path is a warning."""
+    python_version: str | None = None
+    """What the locked packages were resolved for, as 3.13; None where there are none."""
+    requirements: tuple[str, ...] = ()
+    """Names of the packages that config.yaml asks for, as PEP 503 normalizes them."""
+    keep_whole: tuple[str, ...] = ()
+    """Names of packages of which nothing is pruned."""
+    optional_libraries: tuple[str, ...] = ()
+    """Sonames that may be missing; patterns of fnmatch."""
+    promises: dict[str, Any] = field(default_factory=dict)
+    """config.yaml's verify: what the finished jail must be able to do."""
     system_files: tuple[Rule, ...] = ()
     prune: tuple[Rule, ...] = ()
     sourceless: tuple[Rule, ...] = ()
     """Modules of which the tree has the bytecode and not the source."""
     libraries: tuple[Rule, ...] = ()
-    """Shared libraries opened by dlopen, which no ELF header names: sonames."""
+    """Shared libraries opened by dlopen, which no ELF header names."""
+    alternatives: tuple[Rule, ...] = ()
+    """Folders that are searched for libraries last: a script that did not run would choose between them."""
+    lacking: tuple[Rule, ...] = ()
+    """Modules of the standard library that are left out where the base lacks their libraries."""
+    added: dict[str, str] = field(default_factory=dict)
+    """Module, as a path with {stdlib} -> the lines that are added at its end."""
     epoch: int = 0
     """Modification time of every entry: seconds since 1970, SOURCE_DATE_EPOCH."""
     calls: dict[str, Any] = field(default_factory=dict)
@@ -76,6 +103,6 @@ class TreeSpec:
     def from_json(cls, text: str) -> TreeSpec:
         raw = json.loads(text)
         raw |= parse_rules(raw)
-        for name in ("python_lib_path", "optional_paths"):
+        for name in ("python_lib_path", "optional_paths", "requirements", "keep_whole", "optional_libraries"):
             raw[name] = None if raw[name] is None else tuple(raw[name])
         return cls(**raw)

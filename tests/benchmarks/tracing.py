@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from builder.config import Config
 from builder.jailrun import Outcome
 from builder.trace import Source, make_trace, render_text, repeat
 from builder.tree.spec import SANDBOX_PATH
-from tests.suite.libraries import make_place
 from tests.suite.place import Place, configured
 
 ROUNDS = 15
@@ -29,8 +27,7 @@ def traces(root: Path, scratch: Path) -> dict[str, float]:
 
     Starting sandbox-build is in neither: it is the same for both. All else that trace does, is.
     """
-    place = make_place(root, scratch, quick=True)
-    _compile(place)
+    place = Place.copy(root, scratch)
     plain, default, core = "plain", "from the default policy", "from the group core alone"
     acts: dict[str, tuple[Config, Callable[[Place], int]]] = {
         plain: (configured({}), _run),
@@ -53,13 +50,6 @@ def traces(root: Path, scratch: Path) -> dict[str, float]:
             statistics.median(ratios), 3
         )
     return figures
-
-
-def _compile(place: Place) -> None:
-    """Gives the libraries bytecode, as they have it in an image: by an import as root outside the jail."""
-    code = f"import sys; sys.path[:] = {place.settings['sys_path']!r}; {CODE}"
-    command = ["chroot", str(place.root), place.settings["python"], "-I", "-S", "-c", code]
-    subprocess.run(command, stdin=subprocess.DEVNULL, check=True)
 
 
 def _run(place: Place) -> int:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from builder.arch import Arch, host_arch
 from builder.base import assembler_command
 from builder.base.debian import DebianBase
 from builder.bases import find_suite
 from builder.progress import Progress
-from builder.tree.assemble import Report
+from builder.rules import tree_rules
 from builder.tree.bundle import write_bundle
-from builder.tree.spec import TREE_PATH, TreeSpec, parse_rules
+from builder.tree.spec import REPORT_PATH, TREE_PATH, TreeSpec
 from tests.fakeroot import elf
 
 QUIET = Progress(quiet=True)
@@ -86,9 +85,15 @@ class Assembled:
     suite: str
     arch: Arch
     image: Path
-    report: Report
+    report: dict[str, Any]
+    """report.json."""
     took_s: float
     lines: list[str]
+
+    @property
+    def version(self) -> str:
+        """Of its Python, as 3.13."""
+        return str(self.report["python"]["version"])
 
     @property
     def tree(self) -> Path:
@@ -97,7 +102,7 @@ class Assembled:
     def python(self, code: str) -> str:
         """What `code` prints when the tree's interpreter runs it in a chroot of the tree."""
         chroot = ["chroot"] if os.getuid() == 0 else ["unshare", "--map-root-user", "chroot"]
-        command = [*chroot, str(self.tree), self.report.path, "-I", "-S", "-c", code]
+        command = [*chroot, str(self.tree), self.report["python"]["path"], "-I", "-S", "-c", code]
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
         assert done.stderr == ""
         return done.stdout
@@ -121,9 +126,8 @@ class Bases:
         return DebianBase(suite, mirror=None, cache=self.cache, refresh=refresh, progress=QUIET)
 
     def spec(self, suite: str, arch: Arch) -> TreeSpec:
-        rules = yaml.safe_load(resources.files("images").joinpath("python", "tree.yaml").read_text())
         python_path = find_suite(suite).python_path
-        return TreeSpec(arch.name, f"debian:{suite}", python_path, None, **parse_rules(rules))
+        return TreeSpec(arch.name, f"debian:{suite}", python_path, None, **tree_rules())
 
     def assembled(self, suite: str, arch: Arch) -> Assembled:
         key = (suite, arch.name)
@@ -146,5 +150,5 @@ class Bases:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env={}, cwd="/")
         assert (done.returncode, done.stderr) == (0, "")
         took_s = time.monotonic() - started
-        report = Report.from_json((out / "report.json").read_text())
+        report = json.loads((out / "root" / REPORT_PATH[1:]).read_text())
         return Assembled(suite, arch, out / "root", report, took_s, done.stdout.splitlines())

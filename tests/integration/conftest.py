@@ -14,10 +14,15 @@ from pathlib import Path
 import docker
 import pytest
 
+from builder import jailrun
+from builder.arch import ARCHES, host_arch
 from builder.archive import BuiltImage, write_archive
 from builder.layers import write_layer
+from tests import binfmt
+from tests.conftest import sandbox_build
 from tests.integration.front import Front, serving
 from tests.integration.servers import HTPASSWD, Relay, running_registry
+from tests.suite.shelf import QUICK
 
 
 @pytest.fixture(scope="session")
@@ -116,3 +121,23 @@ def relay() -> Iterator[Relay]:
         yield made
         made.cut()
     gc.collect()
+
+
+@pytest.fixture(scope="session")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images of tests/suite/quick.yaml, built by one command for both architectures: what --output has.
+
+    The imports of the other architecture were tried through qemu.
+    """
+    output = tmp_path_factory.mktemp("quick")
+    arches = [f"--arch={name}" for name in ARCHES]
+    with binfmt.emulator():
+        built = sandbox_build("--driver=oci", f"--config={QUICK}", f"--output={output}", *arches)
+    assert built.exit_code == 0, built.stderr
+    return output
+
+
+@pytest.fixture(scope="session")
+def quick_root(quick: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of the one for this machine, unpacked."""
+    return jailrun.unpack(quick / host_arch().name / "image.tar", tmp_path_factory.mktemp("quick-root"))

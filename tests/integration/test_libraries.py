@@ -1,21 +1,24 @@
-"""Libraries of PyPI at work in the jail: a selection of small wheels; `make test-libraries` has them all."""
+"""Libraries of PyPI in the jail, as a build puts them there; `make test-libraries` has them all."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from builder.arch import host_arch
+from tests.binfmt import OTHER
 from tests.suite import libraries
 from tests.suite.place import Place, configured
 
 
 @pytest.fixture(scope="module")
-def place(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """The image with the selection's wheels in its tree."""
-    made = libraries.make_place(root, tmp_path_factory.mktemp("libraries") / "root", quick=True)
+def place(quick_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """An image with a selection of small libraries, under policies of the tests' own."""
+    made = Place.copy(quick_root, tmp_path_factory.mktemp("libraries") / "root")
     yield made
     shutil.rmtree(made.root)
 
@@ -39,3 +42,16 @@ def test_core_alone_is_not_enough(place: Place) -> None:
     ended = place.run(use.code)
     assert ended.exit_code != 0
     assert "clone" in {one.call for one in ended.denied}
+
+
+def test_the_imports_of_both_architectures_were_tried(quick: Path) -> None:
+    """The same ones: here in the jail, there through qemu, where no crash was passed over."""
+    proofs = {}
+    for arch in (host_arch(), OTHER):
+        proofs[arch] = json.loads((quick / arch.name / "report.json").read_bytes())["proof"]
+    own, other = proofs[host_arch()], proofs[OTHER]
+    assert (own["how"], own["not_proven"]) == ("jail", [])
+    assert (other["how"], len(other["not_proven"])) == ("emulated", 3)
+    names = {one["name"] for one in own["imports"]}
+    assert {"PIL", "lxml", "numpy", "orjson", "pandas", "yaml", "dateutil", "tzdata"} <= names
+    assert {one["name"] for one in other["imports"]} == names

@@ -1,17 +1,20 @@
 """Libraries of PyPI at work in the jail: `python -m tests.suite.libraries [NAME...]` runs uses/, or a part.
 
-Each must succeed under the shipped policy, say nothing on stderr, and be denied what libraries.yaml lists and
-no more. Then each is traced from the group `core` alone, twice, to the same list; under what that list writes
-to the config it must succeed and be denied nothing.
+The image is everything.yaml's, as `sandbox-build` builds it. Each use must succeed under the shipped policy,
+say nothing on stderr, and be denied what libraries.yaml lists and no more. Then each is traced from the group
+`core` alone, twice, to the same list; under what that list writes to the config it must succeed and be denied
+nothing. First of all the image of the other architecture is built: its imports are tried through qemu.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,11 +27,11 @@ from builder.config import load_config
 from builder.config_edit import write_allowed
 from builder.trace import Source, Trace, make_trace, repeat
 from builder.tree.spec import SANDBOX_PATH
+from tests import binfmt
 from tests.suite.place import UID, Place, configured
-from tests.suite.shelf import Wheel, built_root, debian_packages, unpack_wheels
+from tests.suite.shelf import EVERYTHING, Wheel, build, built_root, scratch
 
 _FOLDER = Path(__file__).parent
-_SITE = "/usr/lib/python3/dist-packages"
 _TIMEOUT_S = 60
 _MOST_RUNS = 3
 """So often a program is traced until nothing new appears."""
@@ -72,7 +75,7 @@ def uses() -> dict[str, Use]:
 
 def quick_uses() -> list[str]:
     """The names of those that every test run has."""
-    return list(_facts()["quick"]["uses"])
+    return list(_facts()["quick"])
 
 
 @cache
@@ -89,18 +92,6 @@ def wheels(names: Iterable[str] = ()) -> list[Wheel]:
             name, version = pinned.split("==")
             found.append(Wheel(name, version, tuple(one.removeprefix("--hash=sha256:") for one in hashes)))
     return [wheel for wheel in found if not names or wheel.name in names]
-
-
-def make_place(root: Path, folder: Path, *, quick: bool = False) -> Place:
-    """The image's `root` with the libraries in its tree, and with the C++ library that wheels rely on."""
-    place = Place.copy(root, folder)
-    packages = debian_packages("cxx", ("libstdc++6",))
-    for triplet in ("x86_64-linux-gnu", "aarch64-linux-gnu"):
-        if (packages / "usr/lib" / triplet).is_dir():
-            place.add(packages / "usr/lib" / triplet, f"usr/lib/{triplet}")
-    unpack_wheels(wheels(_facts()["quick"]["wheels"] if quick else ()), place.tree / _SITE.lstrip("/"))
-    place.search(_SITE)
-    return place
 
 
 def faults_by_default(place: Place, use: Use) -> Iterator[str]:
@@ -143,12 +134,25 @@ def _trace(place: Place, use: Use, config: dict[str, Any]) -> Trace:
     return make_trace(runs, calls, Source(use.name, use.code), use.name, arch, arch)
 
 
+def build_other() -> None:
+    """Builds the image of everything.yaml for the other architecture; its build tries the imports."""
+    # An ordinary user has what the machine is set up for.
+    with binfmt.emulator() if os.geteuid() == 0 else nullcontext(), scratch() as folder:
+        build(EVERYTHING, folder, binfmt.OTHER)
+        report = json.loads((folder / binfmt.OTHER.name / "report.json").read_bytes())
+    print(*report["proven"], sep="\n", flush=True)
+    if report["proof"]["how"] != "emulated":
+        sys.exit(f"error: nothing of {binfmt.OTHER.name} was tried")
+
+
 def main(names: Sequence[str]) -> None:
     """Runs the uses `names`, or all; prints a line for each, and ends with 1 where one has a fault."""
     chosen = [uses()[name] for name in names] or list(uses().values())
     wrong = 0
-    with tempfile.TemporaryDirectory() as temporary:
-        place = make_place(built_root(), Path(temporary) / "root")
+    if not names:
+        build_other()
+    with scratch() as folder:
+        place = Place(built_root(EVERYTHING, folder))
         for use in chosen:
             started = time.monotonic()
             found = [*faults_by_default(place, use), *faults_of_trace(place, use)]

@@ -1,4 +1,4 @@
-"""What the suites need from outside, kept in the cache: an image's root, Debian's packages, PyPI's wheels."""
+"""What the suites need from outside: images, built now, and Debian's packages, kept in the cache."""
 
 from __future__ import annotations
 
@@ -19,31 +19,50 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder import jailrun
-from builder.arch import host_arch
+from builder.arch import Arch, host_arch
 
 _REPOSITORY = Path(__file__).parents[2]
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sandbox-build" / "for-tests"
 _MAX_AGE_S = 24 * 3600
 """As old as the packages of an image may be."""
 
+SHIPPED = _REPOSITORY / "config.yaml"
+QUICK = Path(__file__).parent / "quick.yaml"
+"""An image with a selection of small packages."""
+EVERYTHING = Path(__file__).parent / "everything.yaml"
+"""An image with every library of uses/."""
 
-def built_root() -> Path:
-    """The root of the shipped config's image, built now and unpacked in the cache."""
-    with tempfile.TemporaryDirectory() as output:
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "builder",
-                "--driver=oci",
-                f"--arch={host_arch().name}",
-                f"--output={output}",
-            ],
-            cwd=_REPOSITORY,
-            stdout=subprocess.DEVNULL,
-            check=True,
-        )
-        return jailrun.unpack(Path(output) / host_arch().name / "image.tar", _CACHE)
+
+def build(config: Path, output: Path, *arches: Arch, env: dict[str, str] | None = None) -> None:
+    """Builds the images of `config` into `output`, as a user does; stderr has the progress."""
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "builder", "--driver=oci", f"--config={config}", f"--output={output}"),
+            *(f"--arch={arch.name}" for arch in arches),
+        ],
+        cwd=_REPOSITORY,
+        env=os.environ | (env or {}),
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+
+
+def built_root(config: Path = SHIPPED, folder: Path | None = None) -> Path:
+    """The root of the image of `config` for this machine, built now and unpacked.
+
+    In `folder`, or in the cache, which keeps it: no place for large ones.
+    """
+    with scratch() as output:
+        build(config, output, host_arch())
+        return jailrun.unpack(output / host_arch().name / "image.tar", folder or _CACHE)
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder with room for a large image, which /tmp in memory has not."""
+    _CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=_CACHE, prefix="scratch-") as folder:
+        yield Path(folder)
 
 
 def debian_packages(name: str, packages: Sequence[str], suite: str = "trixie") -> Path:

@@ -5,33 +5,28 @@ from __future__ import annotations
 import os
 import subprocess
 import tarfile
-from importlib import resources
 from pathlib import Path
-
-import yaml
 
 from builder.arch import host_arch
 from builder.base.host import HostRootfs
 from builder.bases import default_python_path
 from builder.config import parse_base
 from builder.progress import Progress
+from builder.rules import tree_rules
 from builder.tree.contents import tree_contents
 from builder.tree.root import Root
-from builder.tree.spec import TreeSpec, parse_rules
+from builder.tree.spec import TreeSpec
 
 
 def host_spec() -> TreeSpec:
     """The standard library of the interpreter that runs us, by the shipped rules."""
-    rules = yaml.safe_load(resources.files("images").joinpath("python", "tree.yaml").read_text())
-    return TreeSpec(
-        host_arch().name, "host", default_python_path(parse_base("host")), (), **parse_rules(rules)
-    )
+    return TreeSpec(host_arch().name, "host", default_python_path(parse_base("host")), (), **tree_rules())
 
 
 def test_the_tar_of_the_host_gives_the_same_tree_as_the_host(tmp_path: Path) -> None:
     """Unpacked, it is a root whose tree has the same entries; nothing else of this machine is in it."""
     spec = host_spec()
-    HostRootfs(Progress(quiet=True)).write_tar(tmp_path / "host.tar", spec)
+    HostRootfs(Progress(quiet=True)).write_tar(tmp_path / "host.tar", spec, None)
     folder = tmp_path / "unpacked"
     folder.mkdir()
     subprocess.run(["tar", "-xf", tmp_path / "host.tar", "-C", folder], check=True)
@@ -52,7 +47,7 @@ def test_the_tar_of_the_host_gives_the_same_tree_as_the_host(tmp_path: Path) -> 
 def test_the_interpreter_in_the_tar_starts(tmp_path: Path) -> None:
     """As in the Dockerfile's stage: by its own path, with its loader's cache, in a root of that tar alone."""
     spec = host_spec()
-    HostRootfs(Progress(quiet=True)).write_tar(tmp_path / "host.tar", spec)
+    HostRootfs(Progress(quiet=True)).write_tar(tmp_path / "host.tar", spec, None)
     with tarfile.open(tmp_path / "host.tar") as tar:
         assert {member.uid for member in tar} == {0}
     folder = tmp_path / "unpacked"

@@ -48,10 +48,10 @@ def test_every_variable_is_named() -> None:
 
 
 def test_shipped_file_teaches_briefly() -> None:
-    """Lines fit a terminal and the whole file three screens."""
+    """Lines fit a terminal and the whole file four screens."""
     lines = SHIPPED.read_text().splitlines()
     assert max(map(len, lines)) <= 110
-    assert len(lines) <= 120
+    assert len(lines) <= 140
 
 
 @pytest.fixture(scope="module")

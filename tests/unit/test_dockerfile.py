@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ CASES = {
         arch=arch,
         python_path=python_path,
         image=image,
+        base=image or "debian:trixie",
+        packages=True,
         # As an amd64 machine renders it.
         foreign=arch.name == "arm64",
         labels=LABELS,
@@ -82,7 +85,7 @@ def test_only_the_assembler_runs(name: str) -> None:
 def test_label_order() -> None:
     """Labels in another order give the same bytes."""
     inputs = CASES["Dockerfile.debian-amd64"]
-    other = DockerfileInputs(inputs.arch, inputs.python_path, labels=dict(reversed(LABELS.items())))
+    other = replace(inputs, labels=dict(reversed(LABELS.items())))
     assert render_dockerfile(other) == render_dockerfile(inputs)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
 import subprocess
 import sys
 from importlib.util import cache_from_source, source_hash
@@ -10,9 +13,12 @@ from types import CodeType
 
 import pytest
 
+from builder.errors import BuildError
+from builder.tree import write
+from builder.tree.bytecode import Compiler
 from builder.tree.spec import Rule
 from tests.fakeroot import STDLIB, spec
-from tests.workshop import Workshop, entries, load
+from tests.workshop import Workshop, entries, load, shape
 
 
 @pytest.fixture
@@ -74,3 +80,58 @@ def test_modules_inside_the_interpreter_have_no_bytecode(shop: Workshop) -> None
     shop.assemble()
     assert (shop.tree / STDLIB[1:] / "os.py").exists()
     assert not Path(cache_from_source(str(shop.tree / STDLIB[1:] / "os.py"))).exists()
+
+
+def test_what_was_compiled_is_taken_from_the_cache_unless_it_is_damaged(tmp_path: Path) -> None:
+    """An entry serves the same source at the same path, and no other; one with a wrong byte is made anew."""
+    cache = tmp_path / "cache"
+    fresh = Compiler().compile(b"x = 1\n", "/a.py")
+    assert Compiler(cache).compile(b"x = 1\n", "/a.py") == fresh
+    (entry,) = [path for path in entries(cache) if path.is_file()]
+
+    def put(code: bytes) -> None:
+        entry.write_bytes(hashlib.sha256(code).digest() + code)
+
+    put(b"of an earlier build")
+    assert Compiler(cache).compile(b"x = 1\n", "/a.py") == b"of an earlier build"
+    assert Compiler(cache).compile(b"x = 1\n", "/b.py") == Compiler().compile(b"x = 1\n", "/b.py")
+    assert Compiler(cache).compile(b"x = 2\n", "/a.py") == Compiler().compile(b"x = 2\n", "/a.py")
+    entry.write_bytes(entry.read_bytes()[:-1] + b"?")
+    assert Compiler(cache).compile(b"x = 1\n", "/a.py") == fresh
+    entry.write_bytes(b"")
+    assert Compiler(cache).compile(b"x = 1\n", "/a.py") == fresh
+    assert entry.read_bytes()[32:] == fresh
+
+
+def test_what_is_not_python_is_not_in_the_cache(tmp_path: Path) -> None:
+    """None, each time."""
+    for _ in range(2):
+        assert Compiler(tmp_path / "cache").compile(b"print 1", "/a.py") is None
+    assert not (tmp_path / "cache").exists()
+
+
+def test_many_modules_are_compiled_by_several_processes_to_the_same_tree(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shared out or not, the same files; what fails in a child fails the assembly."""
+    for number in range(30):
+        shop.root.write(f"{STDLIB}/m{number}.py", f"x = {number}\n")
+    shop.assemble()
+    monkeypatch.setattr(write, "_WORTH_A_PROCESS", 7)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    shop.assemble(out=shop.folder / "shared")
+    assert shape(shop.out / "root") == shape(shop.folder / "shared" / "root")
+
+    parent = os.getpid()
+
+    def full(_compiler: Compiler, _content: bytes, _jail_path: str) -> bytes:
+        if os.getpid() != parent:
+            raise OSError(errno.ENOSPC, "full")
+        return b""
+
+    monkeypatch.setattr(Compiler, "compile", full)
+    shop.runtime = shop.folder / "empty"
+    with pytest.raises(BuildError, match="No space left") as refused:
+        shop.assemble(out=shop.folder / "failed")
+    assert "make room" in (refused.value.hint or "")
+    assert not (shop.folder / "failed").exists()

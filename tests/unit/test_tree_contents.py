@@ -232,6 +232,32 @@ def test_rules_leave_out_what_they_are_about_and_links_to_it(root: FakeRoot) -> 
     assert {f"{STDLIB}/test/support.py", f"{STDLIB}/lib.a"} <= listed.files
 
 
+def test_a_distribution_that_is_kept_whole_loses_nothing(root: FakeRoot) -> None:
+    """By its RECORD, else by what it is imported as; its neighbour is pruned, and bytecode always goes."""
+    rules = (Rule("{site}/**/tests", "t"), Rule("**/*.h", "h"), Rule("**/__pycache__", "anew"))
+    for name in ("one", "two", "old"):
+        root.write(f"{SITE}/{name}/__init__.py")
+        root.write(f"{SITE}/{name}/tests/test_{name}.py")
+        root.write(f"{SITE}/{name}/{name}.h")
+        root.write(f"{SITE}/{name}/__pycache__/__init__.pyc")
+    for name in ("one", "two"):
+        files = ("__init__.py", f"tests/test_{name}.py", f"{name}.h", "__pycache__/__init__.pyc")
+        root.write(
+            f"{SITE}/{name}-1.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n\n"
+        )
+        root.write(f"{SITE}/{name}-1.dist-info/RECORD", "".join(f"{name}/{file},,\n" for file in files))
+    root.write(f"{SITE}/old-1.egg-info/PKG-INFO", "Metadata-Version: 2.1\nName: old\nVersion: 1\n\n")
+    root.write(f"{SITE}/old-1.egg-info/top_level.txt", "old\n")
+    found = contents(root, prune=rules, keep_whole=("One", "old", "nix"))
+    assert only_warning(found) == "keep_whole: nix is not in the tree"
+    kept = {
+        path.removeprefix(f"{SITE}/")
+        for path in found.files
+        if path.endswith((".h", ".pyc")) or "test_" in path
+    }
+    assert kept == {"one/one.h", "one/tests/test_one.py", "old/old.h", "old/tests/test_old.py"}
+
+
 def test_a_rule_can_hold_only_where_the_base_has_something(root: FakeRoot) -> None:
     """The pure twin of a C module is left out only where the C module is there."""
     rule = Rule("{stdlib}/_pydecimal.py", "twin", where="{stdlib}/lib-dynload/_decimal.*")

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from builder.arch import ARCHES
+from builder.arch import ARCHES, Arch
+from builder.errors import MissingLibrary
 from builder.tree.elf import CorruptElf, is_elf, read_elf
-from builder.tree.ldcache import ld_so_cache
+from builder.tree.folders import configured_folders, default_folders, loader_folders
+from builder.tree.ldcache import ld_so_cache, read_ld_so_cache
 from builder.tree.libraries import LibrarySearch
 from builder.tree.root import Root
-from tests.fakeroot import ARCH, LIBRARIES, FakeRoot, elf
+from tests.fakeroot import ARCH, LIBRARIES, NODEFLIB, FakeRoot, elf
 
 PROGRAM = "/usr/bin/program"
 
@@ -28,9 +30,11 @@ def root(tmp_path: Path) -> FakeRoot:
     return root
 
 
-def search(root: FakeRoot) -> LibrarySearch:
-    found = LibrarySearch(root, ARCH)
-    found.start(PROGRAM)
+def search(root: Root, program: str = PROGRAM) -> LibrarySearch:
+    """As in a base whose loader has no folders of its own."""
+    folders = (*configured_folders(root), *default_folders(ARCH))
+    found = LibrarySearch(root, ARCH, folders, defaults=default_folders(ARCH))
+    found.start(program)
     return found
 
 
@@ -40,7 +44,8 @@ def test_a_real_program_needs_what_ldd_finds(program: str) -> None:
     listed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
     loaded = {Path(path).resolve() for path in re.findall(r"(/\S+) \(0x", listed)}
     root = Root(Path("/"))
-    needs = LibrarySearch(root, ARCH).start(program)
+    folders = (*configured_folders(root), *loader_folders(root, ARCH.loader))
+    needs = LibrarySearch(root, ARCH, folders).start(program)
     loader = read_elf(Path(program)).interpreter
     assert {root.host(root.resolve(path).path) for path in (*needs.found, str(loader))} == loaded
     assert needs.missing == ()
@@ -72,8 +77,9 @@ def test_origin_is_the_folder_of_the_file_that_says_it(root: FakeRoot, kind: str
     root.write("/opt/pkg.libs/libown.so", elf())
     for number, origin in enumerate(("$ORIGIN", "${ORIGIN}")):
         path = f"/opt/pkg/x{number}.so"
-        paths = {kind: f"{origin}/../pkg.libs:/nowhere"}
-        root.write(path, elf(needed=["libown.so"], **paths))
+        paths = f"{origin}/../pkg.libs:/nowhere"
+        rpath, runpath = (paths, "") if kind == "rpath" else ("", paths)
+        root.write(path, elf(needed=["libown.so"], rpath=rpath, runpath=runpath))
         (found,) = search(root).needs(path).found
         assert root.real(found) == "/opt/pkg.libs/libown.so"
 
@@ -94,7 +100,7 @@ def test_runpath_silences_rpath(root: FakeRoot) -> None:
     root.write("/old/lib.so", elf())
     root.write("/new/lib.so", elf())
     root.write("/x.so", elf(needed=["lib.so"], rpath="/old", runpath="/new"))
-    assert search(root).needs("/x.so").found == ("/new/lib.so",)
+    assert set(search(root).needs("/x.so").found) == {"/new/lib.so"}
 
 
 def test_rpath_of_the_program_counts_for_what_it_opens(root: FakeRoot) -> None:
@@ -102,9 +108,8 @@ def test_rpath_of_the_program_counts_for_what_it_opens(root: FakeRoot) -> None:
     root.write("/conda/lib/libssl.so", elf())
     root.write("/conda/bin/python", elf(rpath="$ORIGIN/../lib", interpreter=ARCH.loader))
     root.write("/x.so", elf(needed=["libssl.so"]))
-    found = LibrarySearch(root, ARCH)
-    found.start("/conda/bin/python")
-    assert found.needs("/x.so").found == ("/conda/bin/../lib/libssl.so",)
+    found = search(root, "/conda/bin/python")
+    assert set(found.needs("/x.so").found) == {"/conda/bin/../lib/libssl.so"}
 
 
 def test_ld_so_conf_is_read_with_its_includes(root: FakeRoot) -> None:
@@ -127,19 +132,22 @@ def test_a_configuration_that_includes_itself_comes_to_an_end(root: FakeRoot) ->
 
 
 def test_a_library_of_another_machine_is_passed_over(root: FakeRoot) -> None:
-    """As ld.so does: the search goes on where a name is there for another architecture, or is no ELF file."""
+    """As ld.so does: the search goes on at one for another architecture, and ends at what is no library."""
     root.write(f"{LIBRARIES}/libx.so", elf(machine="EM_386"))
     root.write("/usr/lib/libx.so", elf())
     root.write(f"{LIBRARIES}/liby.so", "INPUT(liby.so.1)\n")
-    assert search(root).find("libx.so") == "/usr/lib/libx.so"
-    assert search(root).find("liby.so") is None
+    root.write("/usr/lib/liby.so", elf())
+    found = search(root)
+    assert found.find("libx.so") == "/usr/lib/libx.so"
+    assert found.find("liby.so") is None
+    assert set(found.broken) == {f"{LIBRARIES}/liby.so"}
 
 
 def test_what_the_program_has_loaded_is_not_searched_again(root: FakeRoot) -> None:
     """A module's own folder does not replace a library that the interpreter brought."""
     root.write("/opt/libc.so.6", elf())
     root.write("/x.so", elf(needed=["libc.so.6"], runpath="/opt"))
-    assert search(root).needs("/x.so").found == (f"{LIBRARIES}/libc.so.6",)
+    assert set(search(root).needs("/x.so").found) == {f"{LIBRARIES}/libc.so.6"}
 
 
 def test_libraries_are_looked_up_inside_the_root(root: FakeRoot) -> None:
@@ -176,8 +184,83 @@ def test_ldconfig_reads_the_cache_that_is_written(tmp_path: Path, arch: str, sho
     paths = [
         f"/lib/{name}" for name in ("libz.so.1", "libm.so.6", "libx.so.10", "libx.so.9", "ld-linux.so.2")
     ]
-    (tmp_path / "cache").write_bytes(ld_so_cache([*paths, "/second/libz.so.1"], ARCHES[arch]))
+    (tmp_path / "cache").write_bytes(ld_so_cache({Path(path).name: path for path in paths}, ARCHES[arch]))
     command = ["/sbin/ldconfig", "-p", "-C", str(tmp_path / "cache")]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[1:]
     names = ["libz.so.1", "libx.so.10", "libx.so.9", "libm.so.6", "ld-linux.so.2"]
     assert [line.strip() for line in lines if "=>" in line] == [f"{n} ({shown}) => /lib/{n}" for n in names]
+
+
+@pytest.mark.parametrize("arch", ARCHES.values(), ids=ARCHES)
+def test_a_cache_is_read_as_it_was_written(arch: Arch) -> None:
+    """Each soname has its path; another architecture's loader would see none of it."""
+    paths = {"libz.so.1": "/a/libz.so.1.2", "lib\udcff.so": "/b/lib\udcff.so"}
+    content = ld_so_cache(paths, arch)
+    assert read_ld_so_cache(content, arch) == paths
+    (other,) = (one for one in ARCHES.values() if one != arch)
+    assert read_ld_so_cache(content, other) == {}
+
+
+def test_what_ldconfig_wrote_is_read() -> None:
+    """The cache of this machine, by glibc's own program: every library that ldconfig lists for us."""
+    listed = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=True).stdout
+    shown = {"amd64": "libc6,x86-64", "arm64": "libc6,AArch64"}[ARCH.name]
+    lines = re.findall(r"^\t(\S+) \(([^)]*)\) => (\S+)$", listed, re.MULTILINE)
+    expected: dict[str, str] = {}
+    for soname, kind, path in lines:
+        if kind == shown:
+            expected.setdefault(soname, path)
+    assert len(expected) > 10
+    assert read_ld_so_cache(Path("/etc/ld.so.cache").read_bytes(), ARCH) == expected
+
+
+@pytest.mark.parametrize("cut", [0, 10, 40, 60, 100, 130])
+def test_a_damaged_cache_has_no_entries_that_are_not_whole(cut: int) -> None:
+    """Cut short, or with offsets that lead out of it: what is left, or nothing, but no failure."""
+    content = ld_so_cache({"libz.so.1": "/a/libz.so.1", "liby.so": "/b/liby.so"}, ARCH)
+    assert set(read_ld_so_cache(content[:cut], ARCH).items()) <= {("libz.so.1", "/a/libz.so.1")}
+    assert read_ld_so_cache(content[:52] + b"\xff" * (len(content) - 52), ARCH) == {}
+
+
+def test_the_loader_says_which_folders_it_searches(root: FakeRoot) -> None:
+    """Debian's own loader; one with lib64 as of Fedora; one that says nothing."""
+    own = (f"/lib/{ARCH.triplet}", f"/usr/lib/{ARCH.triplet}", "/lib", "/usr/lib")
+    assert loader_folders(Root(Path("/")), ARCH.loader) == own
+    root.write("/fedora", b"\0text/\0/lib64/\0/usr/lib64/\0/etc/\0")
+    assert loader_folders(root, "/fedora") == ("/lib64", "/usr/lib64")
+    root.write("/other", b"\0/lib64/\0")
+    assert loader_folders(root, "/other") == loader_folders(root, "/none") == ()
+
+
+def test_a_version_that_a_library_lacks_is_missing(root: FakeRoot) -> None:
+    """GLIBC_2.38 of a libc that has 2.36; not where it is wanted weakly, or the library knows no versions."""
+    root.write(f"{LIBRARIES}/libc.so.6", elf(soname="libc.so.6", versions=["GLIBC_2.2.5", "GLIBC_2.36"]))
+    root.write(f"{LIBRARIES}/libbare.so", elf())
+    wanted = {"libc.so.6": ["GLIBC_2.36", "GLIBC_2.38"]}
+    root.write(f"{LIBRARIES}/libdeep.so", elf(needed=["libc.so.6"], wanted=wanted))
+    root.write("/x.so", elf(needed=["libdeep.so", "libbare.so"], wanted={"libbare.so": ["V_1"]}))
+    root.write("/weak.so", elf(needed=["libc.so.6"], wanted=wanted, weak=True))
+    (missing,) = search(root).needs("/x.so").missing
+    assert missing == MissingLibrary("libc.so.6", ("/x.so", f"{LIBRARIES}/libdeep.so"), "GLIBC_2.38")
+    assert search(root).needs("/weak.so").missing == ()
+
+
+def test_a_file_with_nodeflib_is_not_searched_in_the_default_folders(root: FakeRoot) -> None:
+    """DF_1_NODEFLIB: its own paths and what ldconfig was told count, the default folders do not."""
+    root.write("/etc/ld.so.conf", "/opt/lib\n")
+    root.write("/opt/lib/libtold.so", elf())
+    root.write(f"{LIBRARIES}/libx.so", elf())
+    root.write("/x.so", elf(needed=["libtold.so", "libx.so"], flags=NODEFLIB))
+    needs = search(root).needs("/x.so")
+    assert set(needs.found) == {"/opt/lib/libtold.so"}
+    assert [one.soname for one in needs.missing] == ["libx.so"]
+
+
+def test_cycles_of_links_and_names_that_are_not_utf8_come_to_an_end(root: FakeRoot) -> None:
+    """A link to itself is no library; a name of any bytes is one."""
+    root.symlink(f"{LIBRARIES}/libloop.so", "libloop.so")
+    root.write(f"{LIBRARIES}/lib\udcff.so", elf(soname="lib\udcff.so"))
+    root.write("/\udcfe/x.so", elf(needed=["libloop.so", "lib\udcff.so"], runpath="$ORIGIN/\udcfd"))
+    needs = search(root).needs("/\udcfe/x.so")
+    assert set(needs.found) == {f"{LIBRARIES}/lib\udcff.so"}
+    assert [one.soname for one in needs.missing] == ["libloop.so"]

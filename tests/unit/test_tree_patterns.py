@@ -34,6 +34,17 @@ PLACES = {"stdlib": ["/usr/lib/python3.13"], "site": ["/a+b/site-packages", "/c"
         ("/x/[!_p]*", "/x/", False),
         ("/x/[!_p]*", "/x//", False),
         ("**/*.h", "/x/two\nlines.h", True),
+        ("{site}/**/tests", "/c/tests", True),
+        ("{site}/**/tests", "/c/a/b/tests", True),
+        ("{site}/**/tests", "/c/a/mytests", False),
+        ("{site}/**/tests", "/c/a/tests/x.py", False),
+        ("{site}/**/tests", "/d/a/tests", False),
+        ("/a/**/b/**/c", "/a/x/b/y/z/c", True),
+        ("/a/**/b/**/c", "/a/b/c", True),
+        ("/a/**/b/**/c", "/ab/c", False),
+        ("/x/*.{c,pyx}", "/x/y.pyx", True),
+        ("/x/*.{c,pyx}", "/x/y.py", False),
+        ("/x/*.{c,pyx}", "/x/y.cc", False),
     ],
 )
 def test_a_pattern_is_about_whole_paths(pattern: str, jail_path: str, about_it: bool) -> None:

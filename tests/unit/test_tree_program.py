@@ -27,7 +27,7 @@ def test_the_bundle_is_the_same_each_time_and_has_sources_alone(tmp_path: Path) 
     contents = [{k: v[2] for k, v in shape(tmp_path / name).items()} for name in ("one", "two")]
     assert contents[0] == contents[1]
     assert {path.suffix for path in entries(tmp_path / "one") if path.is_file()} == {".py"}
-    assert "elftools/elf/elffile.py" in contents[0]
+    assert "builder/tree/elf.py" in contents[0]
 
 
 def test_the_program_narrates_on_stdout_and_fails_on_stderr(shop: Workshop) -> None:

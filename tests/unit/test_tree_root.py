@@ -228,3 +228,24 @@ def test_below_is_about_folders_and_not_about_letters() -> None:
     assert not is_below("/usr/lib64", "/usr/lib")
     assert is_below("/x", "/")
     assert list(parents("/a/b")) == ["/a", "/"]
+
+
+def test_packages_lie_at_their_place_whatever_the_base_has_there(tmp_path: Path) -> None:
+    """A folder of this machine is /packages: its links lead within the root, and the base's own is hidden."""
+    base, packages = FakeRoot(tmp_path / "base"), tmp_path / "elsewhere"
+    base.write("/packages/old.py")
+    base.write("/packages-of-others/a.py")
+    base.write("/usr/lib/real.so")
+    (packages / "numpy").mkdir(parents=True)
+    (packages / "numpy/core.py").write_text("")
+    (packages / "out").symlink_to("../usr/lib/real.so")
+    (packages / "up").symlink_to("../../../packages/numpy")
+    root = Root(base.directory, packages)
+    assert root.names("/packages") == ["numpy", "out", "up"]
+    assert root.real("/packages/numpy/core.py") == "/packages/numpy/core.py"
+    assert root.host("/packages/numpy/core.py") == packages / "numpy/core.py"
+    assert root.real("/packages/out") == "/usr/lib/real.so"
+    assert root.real("/packages/up/core.py") == "/packages/numpy/core.py"
+    assert root.real("/packages/old.py") is None
+    assert root.is_file("/packages-of-others/a.py")
+    assert Root(base.directory).is_file("/packages/old.py")

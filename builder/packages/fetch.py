@@ -1,0 +1,314 @@
+"""Wheels and sdists by their hash: from the cache, a folder of wheels, or wherever the index has them."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+from urllib.parse import unquote, urlsplit
+
+import requests
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
+from packaging.version import Version
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
+
+from builder.errors import BuildError
+from builder.packages.index import Sources, without_passwords
+from builder.packages.shelf import Shelf, cache_error, remove
+from builder.packages.uv import File, Found, Metadata, Resolution, resolve
+from builder.progress import Progress
+
+_CHUNK_BYTES = 1 << 20
+_AT_ONCE = 6
+_TIMEOUT_S = 60
+_TRIES = 3
+_SCRATCH = "scratch-"
+_ABANDONED_S = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file that is known by its hash."""
+
+    name: str
+    version: str
+    sha256: str
+    is_wheel: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}{'' if self.is_wheel else ' (source)'}"
+
+
+class Store:
+    """The files that were fetched, in the cache: one folder a hash."""
+
+    def __init__(self, cache: Path, sources: Sources, python_version: str, progress: Progress) -> None:
+        self._cache = cache
+        self._shelf = Shelf(cache, "wheels", progress)
+        self._sources = sources
+        self._python_version = python_version
+        self._progress = progress
+        self._stop = threading.Event()
+
+    def get(self, wanted: Sequence[Wanted]) -> dict[str, Path]:
+        """Each file by its hash; BuildError where one is not to be had, or is another than it should be."""
+        found = {}
+        for one in wanted:
+            if (path := self.at_hand(one)) is not None:
+                found[one.sha256] = path
+        lacking = [one for one in wanted if one.sha256 not in found]
+        if lacking:
+            if not self._sources.index:
+                raise self._not_in_folder(lacking[0])
+            found |= self._download_all(self._locate(lacking))
+        return found
+
+    def at_hand(self, wanted: Wanted) -> Path | None:
+        """The file, where no index has to be asked for it."""
+        return self._cached(wanted.sha256) or self._from_folder(wanted)
+
+    def in_folder(self, name: str, version: str) -> list[Path]:
+        """The wheels of a package that the user's folder has, whatever their hashes."""
+        return list(self._in_folder(Wanted(name, version, "")))
+
+    def hash_of(self, found: Found) -> str:
+        """The hash of a package's only file: what the index says, or what the file itself has."""
+        (file,) = found.files
+        return self.add(file)[0] if file.sha256 is None else file.sha256
+
+    def add(self, file: File) -> tuple[str, Path]:
+        """Fetches a file whose index has no hash for it; returns the hash that it has."""
+        if file.sha256 is not None:
+            return file.sha256, self._cached(file.sha256) or self._download(file, file.filename)
+        with Scratch(self._cache) as folder:
+            digest = self._transfer(file.url, folder / "file", file.filename)
+            with (folder / "file").open("rb") as content:
+                return digest, self._keep(digest, file.filename, content)
+
+    def _cached(self, sha256: str) -> Path | None:
+        entry = self._shelf.find(sha256)
+        return next(entry.iterdir()) if entry else None
+
+    # From a folder
+
+    def _from_folder(self, wanted: Wanted) -> Path | None:
+        for path in self._in_folder(wanted):
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() == wanted.sha256:
+                    file.seek(0)
+                    return self._keep(wanted.sha256, path.name, file)
+        return None
+
+    def _in_folder(self, wanted: Wanted) -> Iterator[Path]:
+        folder = self._sources.wheelhouse
+        for path in sorted(folder.iterdir()) if folder else ():
+            if identity(path.name) == (wanted.name, Version(wanted.version), wanted.is_wheel):
+                yield path
+
+    def _not_in_folder(self, wanted: Wanted) -> BuildError:
+        folder = self._sources.wheelhouse
+        hint = f"fill it where there is a network: sandbox-build wheelhouse {folder}"
+        if folder is None:
+            return BuildError(f"{wanted} is not in the cache", "name a folder that has it: --wheelhouse DIR")
+        if other := next(self._in_folder(wanted), None):
+            kind = "sdist" if not wanted.is_wheel else "wheel"
+            what = f"{other} has not the hash of the {kind} that is locked"
+            return BuildError(
+                what, f"{hint}; it takes the place of no file that is there: move this one away"
+            )
+        return BuildError(f"{folder} has no {wanted} with the locked hash", hint)
+
+    # From an index
+
+    def _locate(self, wanted: Sequence[Wanted]) -> list[tuple[Wanted, File]]:
+        """Where the index has each file."""
+        located = []
+        sdists = [Metadata(one.name, None) for one in wanted if not one.is_wheel]
+        for group in _groups(wanted):
+            lines = [f"{one.name}=={one.version}" for one in group]
+            question = Resolution(lines, self._python_version, None, sources=sdists, with_dependencies=False)
+            found = {one.name: one for one in resolve(question, self._sources, self._cache, self._progress)}
+            for one in group:
+                files = found[one.name].files if one.name in found else ()
+                match = next((file for file in files if file.sha256 == one.sha256), None)
+                # An index without hashes: only what comes can tell.
+                unknown = [file for file in files if file.sha256 is None and file.is_wheel == one.is_wheel]
+                match = match or (unknown[0] if len(unknown) == 1 else None)
+                if match is None:
+                    raise BuildError(
+                        f"{one}: the index has no file with the locked hash any more",
+                        "look what became of it, then lock anew: sandbox-build lock --upgrade",
+                    )
+                located.append((one, match))
+        return located
+
+    def _download_all(self, located: Sequence[tuple[Wanted, File]]) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            tasks = {
+                pool.submit(self._download, File(f.url, one.sha256, f.is_wheel), f.filename): one
+                for one, f in located
+            }
+            try:
+                for task in as_completed(tasks):
+                    one = tasks[task]
+                    found[one.sha256] = task.result()
+                    self._progress.detail(f"{len(found)} of {len(located)}: {one}")
+            except BaseException:
+                self._stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+        return found
+
+    def _download(self, file: File, filename: str) -> Path:
+        assert file.sha256 is not None  # noqa: S101 - `add` is for the others
+        name = safe_name(filename)
+
+        def fill(work: Path) -> None:
+            digest = self._transfer(file.url, work / name, name)
+            if digest != file.sha256:
+                raise BuildError(
+                    f"{name}: its hash is {digest}, but {file.sha256} is locked",
+                    "it was replaced, or damaged on its way: find out which, before locking again",
+                )
+
+        entry = self._shelf.open(file.sha256, fill)
+        return next(entry.iterdir())
+
+    def _keep(self, sha256: str, filename: str, content: BinaryIO) -> Path:
+        name = safe_name(filename)
+
+        def fill(work: Path) -> None:
+            digest = hashlib.sha256()
+            with (work / name).open("wb") as copy:
+                while chunk := content.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                    copy.write(chunk)
+            if digest.hexdigest() != sha256:
+                raise BuildError(f"{name} was changed while it was read", "run this again")
+
+        return next(self._shelf.open(sha256, fill).iterdir())
+
+    def _transfer(self, url: str, target: Path, what: str) -> str:
+        """Copies what is at `url` into `target`; returns its SHA-256."""
+        for left in reversed(range(_TRIES)):
+            try:
+                return self._transfer_once(url, target)
+            except requests.RequestException as error:
+                if left and not isinstance(error, requests.HTTPError):
+                    continue
+                reason = error.__cause__ or error.__context__ or error
+                raise BuildError(
+                    f"{what} cannot be fetched: {without_passwords(str(reason))}",
+                    "is the network up? --wheelhouse DIR --no-index needs none",
+                ) from None
+        raise AssertionError
+
+    def _transfer_once(self, url: str, target: Path) -> str:
+        digest = hashlib.sha256()
+        parts = urlsplit(url)
+        with target.open("wb") as file:
+            if parts.scheme == "file":
+                with Path(unquote(parts.path)).open("rb") as source:
+                    while chunk := source.read(_CHUNK_BYTES):
+                        digest.update(chunk)
+                        file.write(chunk)
+                return digest.hexdigest()
+            with self._session() as session:
+                auth = self._sources.credentials(url)
+                with session.get(url, auth=auth, stream=True, timeout=_TIMEOUT_S) as response:
+                    response.raise_for_status()
+                    for chunk in response.iter_content(_CHUNK_BYTES):
+                        if self._stop.is_set():
+                            raise BuildError("stopped")
+                        digest.update(chunk)
+                        file.write(chunk)
+        return digest.hexdigest()
+
+    def _session(self) -> requests.Session:
+        session = requests.Session()
+        retry = Retry(_TRIES, backoff_factor=0.3, status_forcelist=(429, 500, 502, 503, 504))
+        session.mount("https://", HTTPAdapter(max_retries=retry))
+        session.mount("http://", HTTPAdapter(max_retries=retry))
+        # The bundle that uv takes; requests has variables of its own, which come first.
+        environ: Mapping[str, str] = self._sources.environ
+        if not (environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE")):
+            session.verify = environ.get("SSL_CERT_FILE") or True
+        # As it comes: a gzip encoding on the way would be undone, and hashed undone.
+        session.headers["Accept-Encoding"] = "identity"
+        return session
+
+
+class Scratch:
+    """A folder in the cache, on the same disk, that goes when the block ends."""
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache.absolute()
+
+    def __enter__(self) -> Path:
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            for folder in self._cache.glob(f"{_SCRATCH}*"):
+                # Of a build that was killed.
+                if folder.stat().st_mtime < time.time() - _ABANDONED_S:
+                    remove(folder)
+            self._folder = tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=self._cache)
+        except OSError as error:
+            raise cache_error(error, self._cache) from error
+        return Path(self._folder.name)
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+
+def identity(filename: str) -> tuple[str, Version, bool] | None:
+    """(normalized name, version, whether it is a wheel) of a file; None where its name says nothing."""
+    try:
+        if filename.endswith(".whl"):
+            name, version, _, _ = parse_wheel_filename(filename)
+            return name, version, True
+        name, version = parse_sdist_filename(filename)
+    except (InvalidWheelFilename, InvalidSdistFilename):
+        return None
+    return name, version, False
+
+
+def safe_name(filename: str) -> str:
+    """`filename`, when it names a wheel or an sdist and nothing else; it was said by an index."""
+    if "/" in filename or "\0" in filename or identity(filename) is None:
+        raise BuildError(
+            f"{filename!r} is the name of no wheel and no sdist", "another index may name it better"
+        )
+    return filename
+
+
+def counted(things: Sequence[object], noun: str) -> str:
+    """1 package, 2 packages."""
+    return f"{len(things)} {noun}{'' if len(things) == 1 else 's'}"
+
+
+def _groups(wanted: Sequence[Wanted]) -> list[list[Wanted]]:
+    """`wanted` in groups that have no package in two versions, which uv would not resolve."""
+    groups: list[dict[str, list[Wanted]]] = []
+    for one in wanted:
+        for group in groups:
+            same = group.setdefault(canonicalize_name(one.name), [])
+            if all((other.version, other.is_wheel) == (one.version, one.is_wheel) for other in same):
+                same.append(one)
+                break
+        else:
+            groups.append({canonicalize_name(one.name): [one]})
+    return [[one for ones in group.values() for one in ones] for group in groups]

@@ -1,0 +1,107 @@
+"""A shelf of the cache: entries that are filled once and whole, however many builds run at once."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from builder.errors import BuildError
+from builder.progress import Progress
+
+_UNUSED_S = 30 * 24 * 3600
+"""An entry that no build has opened for this long goes."""
+
+
+class Shelf:
+    """One folder of the cache. An entry never changes once it is there; each use renews its date."""
+
+    def __init__(self, cache: Path, name: str, progress: Progress) -> None:
+        self.folder = cache.absolute() / name
+        self._progress = progress
+
+    def find(self, key: str) -> Path | None:
+        """The entry called `key`, if it is there."""
+        entry = self.folder / key
+        if not entry.is_dir():
+            return None
+        with suppress(OSError):  # the cache may be on a read-only disk
+            os.utime(entry)
+        return entry
+
+    def open(self, key: str, fill: Callable[[Path], None]) -> Path:
+        """The entry called `key`; where it is not there, `fill` gets an empty folder and makes it.
+
+        BuildError where the cache cannot be written. Whatever `fill` raises leaves nothing behind.
+        """
+        if (entry := self.find(key)) is not None:
+            return entry
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._lock(key):
+                return self.find(key) or self._make(key, fill)
+        except OSError as error:
+            raise cache_error(error, self.folder) from error
+
+    def _make(self, key: str, fill: Callable[[Path], None]) -> Path:
+        # Whoever made one of this key holds no lock any more, so it is of a build that was killed.
+        for leftover in self.folder.glob(f"new-{key}-*"):
+            remove(leftover)
+        self._remove_unused()
+        work = Path(tempfile.mkdtemp(dir=self.folder, prefix=f"new-{key}-"))
+        try:
+            fill(work)
+            work.chmod(0o755)
+            work.rename(self.folder / key)
+        except BaseException:
+            remove(work)
+            raise
+        return self.folder / key
+
+    def _remove_unused(self) -> None:
+        oldest = time.time() - _UNUSED_S
+        for entry in self.folder.iterdir():
+            with suppress(OSError):
+                if entry.stat().st_mtime < oldest:
+                    if entry.is_dir():
+                        # Under another name first: half of an entry must not look like a whole one.
+                        remove(entry.rename(tempfile.mktemp(dir=self.folder, prefix="new-old-")))  # noqa: S306
+                    else:
+                        entry.unlink()
+
+    @contextmanager
+    def _lock(self, key: str) -> Iterator[None]:
+        """Holds the lock file of `key`, which one build at a time can."""
+        with (self.folder / f"{key}.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._progress.note("waiting for another build that makes the same")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def remove(folder: Path) -> None:
+    """Removes `folder`, whatever the modes of what is in it."""
+
+    def retry(function: Callable[..., object], path: str, _error: object) -> None:
+        with suppress(OSError):
+            Path(path).parent.chmod(0o700)
+            Path(path).chmod(0o700, follow_symlinks=True)
+            function(path)
+
+    shutil.rmtree(folder, onerror=retry)
+
+
+def cache_error(error: OSError, place: Path) -> BuildError:
+    """What to say of an OSError in the cache."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    hint = "XDG_CACHE_HOME names another folder for it"
+    message = f"cache {error.filename or place}: {error.strerror or error}"
+    return BuildError(message, f"make room there; {hint}" if full else hint)

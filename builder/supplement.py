@@ -1,0 +1,80 @@
+"""`libraries: auto`: shared libraries that a debian: base lacks are taken from Debian."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from builder.arch import Arch
+from builder.config import Config, parse_base
+from builder.debian_files import hint_for, packages_with
+from builder.errors import LibrariesMissing, SandboxError
+from builder.progress import Progress
+
+_SUITE_TO_ASK = "trixie"
+"""Whose packages a hint names for a base that is not made of Debian's: their names seldom change."""
+
+
+@dataclass
+class Supplement:
+    """The Debian packages that the base of one build gets besides, for the libraries in them.
+
+    What an earlier build found is remembered in the cache, so that only the first one meets the lack.
+    """
+
+    config: Config
+    arch: Arch
+    packages_identity: str
+    """Of the locked packages: others need other libraries."""
+    cache: Path
+    progress: Progress
+    refresh: bool
+    packages: tuple[str, ...] = field(init=False, default=())
+
+    def __post_init__(self) -> None:
+        if self.config.libraries == "auto" and not self.refresh:
+            with suppress(OSError, ValueError):
+                known = json.loads(self._memory.read_text())
+                self.packages = tuple(name for name in known if isinstance(name, str))
+
+    def add(self, error: LibrariesMissing) -> None:
+        """Adds what has the missing libraries; raises `error` with a hint where that is not to be done."""
+        base = parse_base(self.config.base)
+        sonames = sorted({one.soname for one in error.missing if one.version is None})
+        suite = base.name if base.kind == "debian" else _SUITE_TO_ASK
+        mirror = self.config.base_mirror
+        found: dict[str, str] = {}
+        try:
+            if sonames:
+                found = packages_with(
+                    sonames, suite, self.arch, mirror=mirror, cache=self.cache, progress=self.progress
+                )
+        except SandboxError as lookup:
+            self.progress.warn(f"which package has them was not found out: {lookup.message}")
+        new = sorted(set(found.values()) - {*self.packages, *self.config.base_packages})
+        whole = bool(sonames) and set(found) == {one.soname for one in error.missing}
+        if base.kind != "debian" or self.config.libraries != "auto" or not whole or not new:
+            hint = hint_for(error.missing, base.kind, base.name, found, self.config.base_packages)
+            raise LibrariesMissing(error.missing, error.base, hint) from None
+        for soname in sonames:
+            self.progress.note(f"{soname} comes from Debian's package {found[soname]}")
+        self.packages = tuple(sorted({*self.packages, *new}))
+        self._remember()
+
+    @property
+    def _memory(self) -> Path:
+        config = self.config
+        facts = (config.base, config.base_mirror, config.base_packages, config.python_lib_path)
+        text = json.dumps([*facts, self.arch.name, self.packages_identity])
+        return self.cache / "libraries" / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
+
+    def _remember(self) -> None:
+        self._memory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=self._memory.parent, delete=False) as file:
+            json.dump(self.packages, file)
+        os.replace(file.name, self._memory)  # noqa: PTH105 - a name, not a path
