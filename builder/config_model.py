@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from builder import config_values as values
+from builder import package_values
 
 OPTIONAL_SYSTEM_PATHS: tuple[str, ...] = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -56,12 +57,12 @@ Proxy = Annotated[str, AfterValidator(values.proxy_url)]
 SocksProxy = Annotated[str, AfterValidator(values.socks_url)]
 
 Dependencies = Annotated[
-    tuple[str, ...] | str, PlainValidator(values.dependencies, json_schema_input_type=list[str] | str)
+    tuple[str, ...] | str, PlainValidator(package_values.dependencies, json_schema_input_type=list[str] | str)
 ]
-Distribution = Annotated[str, AfterValidator(values.distribution)]
-DebianPackage = Annotated[str, AfterValidator(values.debian_package)]
-PythonVersion = Annotated[str, PlainValidator(values.python_version, json_schema_input_type=str)]
-Module = Annotated[str, AfterValidator(values.module_name)]
+Distribution = Annotated[str, AfterValidator(package_values.distribution)]
+DebianPackage = Annotated[str, AfterValidator(package_values.debian_package)]
+PythonVersion = Annotated[str, PlainValidator(package_values.python_version, json_schema_input_type=str)]
+Module = Annotated[str, AfterValidator(package_values.module_name)]
 
 MiB = 1 << 20
 

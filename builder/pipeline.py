@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -26,13 +22,12 @@ from builder.context import write_context
 from builder.dockerfile import bytecode_shelf
 from builder.drivers import BuildJob, Driver, choose_driver
 from builder.errors import (
-    BuildError,
     LibrariesMissing,
     MissingLibrary,
     SandboxError,
     UsageError,
-    room_hint,
 )
+from builder.output import output_folder
 from builder.packages import DIFY_FILE, Lock, Packages, lock_path, open_packages, read_inputs, read_lock
 from builder.plan import BuildPlan, digest, make_plan
 from builder.progress import Progress
@@ -107,7 +102,7 @@ def build(config: Config, options: Options, progress: Progress) -> tuple[list[Bu
     if options.push:
         registry.open_registry(reference)
     driver = choose_driver(options.driver, plans[0].base.kind, progress)
-    with _output_folder(options.output):
+    with output_folder(options.output):
         built = [_build_arch(config, arch, driver, options, locked, progress) for arch in options.arches]
     if not options.push:
         return built, None
@@ -328,35 +323,3 @@ def _sources() -> str:
                     found.update(f"{package}/{path.relative_to(folder)}\0".encode())
                     found.update(hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()
-
-
-@contextmanager
-def _output_folder(output: Path) -> Iterator[None]:
-    """Makes the folder where it is not there, and keeps a second build out of it.
-
-    A folder that was made for a build that failed goes again.
-    """
-    made = not output.exists()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
-        if not os.access(output, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        hint = "name a folder that this user can write"
-        raise UsageError(f"--output {output}: {error.strerror}", hint) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        hint = "wait for it, or name another folder"
-        raise BuildError(f"--output {output}: another build is writing there", hint) from None
-    except OSError as error:
-        if full := room_hint(error):
-            raise BuildError(f"--output {output}: {error.strerror}", full) from None
-        raise
-    finally:
-        os.close(lock)
-        if made:
-            with suppress(OSError):  # not empty: something was built
-                output.rmdir()

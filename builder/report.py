@@ -14,10 +14,9 @@ from typing import Any
 
 from builder.archive import open_archive
 from builder.errors import BuildError, UsageError
-from builder.tree.assemble import REPORT_FORMAT
 from builder.tree.origin import KINDS, Origin
 from builder.tree.root import MAX_LINKS, parents
-from builder.tree.spec import REPORT_PATH
+from builder.tree.spec import REPORT_FORMAT, REPORT_PATH
 
 _ANEW = "build the image again with this sandbox-build"
 

@@ -17,7 +17,7 @@ from builder.tree.contents import Contents, tree_contents
 from builder.tree.origin import report_text
 from builder.tree.origins import find_origins
 from builder.tree.root import Root
-from builder.tree.spec import INIT_PATH, REPORT_PATH, SANDBOX_PATH, TREE_PATH, TreeSpec
+from builder.tree.spec import INIT_PATH, REPORT_FORMAT, REPORT_PATH, SANDBOX_PATH, TREE_PATH, TreeSpec
 from builder.tree.write import (
     FILE_MODE,
     FOLDER_MODE,
@@ -27,9 +27,6 @@ from builder.tree.write import (
     normalize,
     set_time,
 )
-
-REPORT_FORMAT = 1
-"""Counts up when what report.json says means something else."""
 
 STARTED = ("entrypoint.py", "supervisor.py")
 """The runtime's files that an interpreter is started with; the others are modules."""

@@ -22,6 +22,9 @@ SANDBOX_PATH = "/sandbox"
 REPORT_PATH = f"{SANDBOX_PATH}/report.json"
 """What the tree holds and why; what was promised of it."""
 
+REPORT_FORMAT = 1
+"""Counts up when what report.json says means something else."""
+
 INIT_PATH = f"{SANDBOX_PATH}/init"
 """The image's first process; the rest of its command follows."""
 

@@ -141,3 +141,12 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick_root(quick: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of the one for this machine, unpacked."""
     return jailrun.unpack(quick / host_arch().name / "image.tar", tmp_path_factory.mktemp("quick-root"))
+
+
+@pytest.fixture(scope="session")
+def quick_wheels(quick: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheels of quick.yaml for this machine, as `sandbox-build wheelhouse` brings them."""
+    folder = tmp_path_factory.mktemp("quick-wheels")
+    done = sandbox_build("wheelhouse", str(folder), f"--config={QUICK}", f"--arch={host_arch().name}")
+    assert done.exit_code == 0, done.stderr
+    return folder

@@ -90,7 +90,8 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("foreign")
     result = built(output, "--arch", OTHER)
     succeeded(result)
-    assert f"not tried here: a jail of {OTHER} does not run on this machine" in result.stderr
+    # What this machine can do of it, which depends on whether an emulator is registered.
+    assert f"nothing of {OTHER} was run" in result.stderr or f"the tree of {OTHER}, through" in result.stderr
     return output / OTHER
 
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import gzip
-import hashlib
 import os
-import threading
 import time
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,6 +12,7 @@ import pytest
 from builder.arch import ARCHES
 from builder.debian_files import MAX_AGE_S, packages_with
 from builder.progress import Progress
+from tests.integration.debianarchive import Archive, serving
 
 QUIET = Progress(quiet=True)
 CONTENTS = (
@@ -24,64 +20,15 @@ CONTENTS = (
 )
 
 
-class Archive:
-    """An archive with one suite, whose index of files can be another one than its Release says."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.asked: list[str] = []
-
-    def publish(self, *, contents: bool = True, stale: bool = False) -> None:
-        """Writes the archive anew."""
-        suite = self.folder / "dists" / "trixie"
-        listed: dict[str, bytes] = {}
-        for arch in ARCHES.values():
-            stanzas = "".join(
-                f"Package: {name}\nVersion: 1\nArchitecture: {arch.name}\nMaintainer: x\nDescription: x\n"
-                f"Filename: pool/{name}.deb\nSize: 1\nSHA256: {'0' * 64}\n\n"
-                for name in ("libboth1", "libnamed7")
-            )
-            listed[f"main/binary-{arch.name}/Packages"] = stanzas.encode()
-            if contents:
-                text = CONTENTS.format(triplet=arch.triplet).encode()
-                # Debian lists both and has the second one alone.
-                listed[f"main/Contents-{arch.name}"] = text
-                listed[f"main/Contents-{arch.name}.gz"] = gzip.compress(text, mtime=0)
-        lines = "".join(
-            f" {hashlib.sha256(content).hexdigest()} {len(content)} {name}\n"
-            for name, content in listed.items()
-        )
-        for name, content in listed.items():
-            if name.endswith(tuple(f"Contents-{arch}" for arch in ARCHES)):
-                continue
-            path = suite / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content + b"newer" if stale and "Contents" in name else content)
-        (suite / "Release").write_text(
-            "Suite: trixie\nCodename: trixie\nComponents: main\n"
-            f"Architectures: {' '.join(ARCHES)}\nDate: Sat, 01 Mar 2025 00:00:00 UTC\nSHA256:\n{lines}"
-        )
-
-
 @pytest.fixture
 def archive(tmp_path: Path) -> Archive:
-    return Archive(tmp_path / "archive")
+    return Archive(tmp_path / "archive", ("libboth1", "libnamed7"), CONTENTS)
 
 
 @pytest.fixture
 def mirror(archive: Archive) -> Iterator[str]:
-    """The line that names the archive; nothing signed it, so it says that it is to be trusted."""
-    archive.folder.mkdir()
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            archive.asked.append(self.path)
-
-    handler = functools.partial(Handler, directory=str(archive.folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"deb [trusted=yes] http://127.0.0.1:{server.server_port} trixie main"
-        server.shutdown()
+    with serving(archive) as line:
+        yield line
 
 
 def ask(mirror: str, cache: Path, arch: str = "amd64") -> dict[str, str]:

@@ -1,8 +1,7 @@
-"""A library that the base lacks: the build says so, and what it says mends it when it is followed to the letter."""
+"""A library that the base lacks: the build says so, and what it says mends it, followed to the letter."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -13,10 +12,9 @@ import pytest
 import yaml
 
 from builder.arch import host_arch
-from builder.base import open_base
 from builder.bases import find_suite
 from builder.cli_options import cache
-from builder.config import load_config, parse_base
+from builder.config import load_config
 from builder.errors import BuildError, LibrariesMissing
 from builder.packages import lock_path, open_packages, read_inputs, read_lock
 from builder.plan import make_plan
@@ -26,10 +24,8 @@ from builder.tree.closure import RULE
 from builder.tree.contents import Contents, tree_contents
 from builder.tree.root import Root
 from builder.tree.spec import TreeSpec
-from tests.conftest import Result, sandbox_build
-from tests.fakeroot import elf
+from tests.integration.debianarchive import Archive, serving
 from tests.suite.shelf import QUICK, SHIPPED
-from tests.wheels import wheel
 
 ARCH = host_arch()
 QUIET = Progress(quiet=True)
@@ -37,38 +33,47 @@ CXX = "libstdc++6"
 """Debian's package of the C++ library, which no base has by itself."""
 
 
-# Every library, one by one
+@dataclass(frozen=True)
+class Debian:
+    """Debian's packages that a base is made of, and the root filesystem that they make."""
+
+    directory: Path
+
+    @classmethod
+    def fetch(cls, directory: Path) -> Debian:
+        packages = ",".join((*find_suite("trixie").packages, CXX))
+        subprocess.run(
+            [
+                *("mmdebstrap", "--quiet", "--mode=chrootless", "--variant=extract", "--format=directory"),
+                *("--skip=cleanup", f"--include={packages}", "trixie", directory),
+            ],
+            check=True,
+        )
+        return cls(directory)
+
+    def package(self, name: str) -> Path:
+        """The file of one package."""
+        (found,) = (self.directory / "var/cache/apt/archives").glob(f"{name}_*.deb")
+        return found
+
+    def contents(self) -> dict[str, list[str]]:
+        """Package -> the shared libraries in it, as Debian's index of files spells them."""
+        found = {}
+        for package in sorted((self.directory / "var/cache/apt/archives").glob("*.deb")):
+            done = subprocess.run(["dpkg-deb", "-c", package], capture_output=True, text=True, check=True)
+            paths = (line.split()[5].removeprefix("./") for line in done.stdout.splitlines())
+            found[package.name.partition("_")[0]] = [path for path in paths if ".so" in path]
+        return found
 
 
 @dataclass
-class Whole:
-    """A base in which nothing is missing, to take libraries out of and put packages back into."""
+class Base:
+    """A root in which nothing is missing, to take libraries out of and to put packages back into."""
 
     config_path: Path
     spec: TreeSpec
     root: Root
-    source: Path
-    """The same base, as it was."""
-
-    @classmethod
-    def open(cls, config_path: Path, folder: Path, *more: str) -> Whole:
-        """The base of a config, with the Debian packages `more`, copied into `folder` by hard links."""
-        config, _ = load_config(config_path, {})
-        packages = None
-        inputs = read_inputs(config, config_path, (ARCH,), "3.13")
-        if inputs is not None:
-            locked = read_lock(lock_path(config_path), inputs)
-            packages = open_packages(
-                *(locked, ARCH), cache=cache(), progress=QUIET, wheelhouse=None, index=True
-            ).directory
-        base = parse_base(config.base)
-        opened = open_base(
-            *(base,), packages=more, mirror=None, cache=cache(), refresh=False, progress=QUIET
-        ).rootfs(ARCH)
-        assert opened is not None
-        subprocess.run(["cp", "-al", opened.directory, folder], check=True)
-        spec = make_plan(config, ARCH, python_version="3.13" if inputs else None).spec
-        return cls(config_path, spec, Root(folder, packages), opened.directory)
+    debian: Debian
 
     def contents(self) -> Contents:
         return tree_contents(self.spec, self.root, lambda _: None)
@@ -81,73 +86,112 @@ class Whole:
             self.root.host(path).unlink()
 
     def install(self, package: str) -> None:
-        """Puts back the files of one Debian package; dpkg's own list says which they are."""
-        info = self.source / "var/lib/dpkg/info"
-        (listed,) = (path for path in info.iterdir() if path.name in _lists(package))
-        here = Root(self.source)
-        for line in listed.read_text().splitlines():
-            # Debian's packages say /lib, and /usr/lib is meant.
-            path = here.resolve(line, follow_last=False).path if line != "/." else "/"
-            host = here.host(path)
-            if (host.is_symlink() or host.is_file()) and not os.path.lexists(self.root.host(path)):
-                os.link(host, self.root.host(path), follow_symlinks=False)
+        """Puts in what is in one Debian package."""
+        subprocess.run(["dpkg-deb", "-x", self.debian.package(package), self.root.directory], check=True)
 
-    def hint(self, missing: LibrariesMissing) -> str:
+    def hint(self, missing: LibrariesMissing, mirror: str, folder: Path) -> str:
         """What a build with `libraries: strict` says to do."""
-        config = load_config(self.config_path, {})[0].model_copy(update={"libraries": "strict"})
+        changes = {"libraries": "strict", "base_mirror": mirror}
+        config = load_config(self.config_path, {})[0].model_copy(update=changes)
         with pytest.raises(LibrariesMissing) as told:
-            Supplement(config, ARCH, "", cache(), QUIET, refresh=False).add(missing)
+            Supplement(config, ARCH, "", folder, QUIET, refresh=False).add(missing)
         assert told.value.hint is not None
         return told.value.hint
 
 
-def _lists(package: str) -> tuple[str, str]:
-    return f"{package}.list", f"{package}:{ARCH.name}.list"
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Debian]:
+    folder = tmp_path_factory.mktemp("debian") / "root"
+    yield Debian.fetch(folder)
+    shutil.rmtree(folder)
 
 
-@pytest.fixture(params=["quick", "shipped"])
-def whole(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Whole]:
-    if request.param == "quick":
-        request.getfixturevalue("quick")  # it has its packages and its base in the cache
-        made = Whole.open(QUICK, tmp_path / "root", CXX)
-    else:
-        made = Whole.open(SHIPPED, tmp_path / "root")
-    yield made
-    shutil.rmtree(made.root.directory)
+@pytest.fixture(params=[QUICK, SHIPPED], ids=["quick", "shipped"])
+def base(request: pytest.FixtureRequest, debian: Debian, tmp_path: Path) -> Iterator[Base]:
+    """What an image is made of: that of quick.yaml, or that of the shipped config."""
+    config, _ = load_config(request.param, {})
+    inputs = read_inputs(config, request.param, (ARCH,), "3.13")
+    packages = None
+    if inputs is not None:
+        locked = read_lock(lock_path(request.param), inputs)
+        packages = open_packages(
+            *(locked, ARCH), cache=cache(), progress=QUIET, wheelhouse=None, index=True
+        ).directory
+    root = tmp_path / "root"
+    subprocess.run(["cp", "-al", debian.directory, root], check=True)
+    spec = make_plan(config, ARCH, python_version="3.13" if inputs else None).spec
+    yield Base(request.param, spec, Root(root, packages), debian)
+    shutil.rmtree(root)
 
 
-def test_whichever_library_is_missing_the_hint_mends_it(whole: Whole) -> None:
-    """It is named with who needs it; the package that the hint names has it, and with it nothing is missing.
+@pytest.fixture(scope="module")
+def mirror(debian: Debian, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An archive whose index of files is that of the packages of the base."""
+    contents = debian.contents()
+    lines = "".join(f"{path}    libs/{package}\n" for package, paths in contents.items() for path in paths)
+    archive = Archive(tmp_path_factory.mktemp("archive"), sorted(contents), lines)
+    with serving(archive) as line:
+        archive.publish()
+        yield line
 
-    A rule's library that no file asks for is the exception, and libuuid, without which its module does.
+
+def test_whichever_library_is_missing_the_hint_mends_it(base: Base, mirror: str, tmp_path: Path) -> None:
+    """It is named with who needs it; with the package that the hint has, nothing is missing any more.
+
+    Of libraries that lie in folders of their own no index can tell, so those the hint makes optional.
     """
-    before = whole.contents()
+    before = base.contents()
     assert before.warnings == ()
-    taken = {path: by for path, by in before.needed_by.items() if not path.startswith("/packages/")}
-    by_rule = {path for path, by in taken.items() if by[0].startswith(RULE)}
-    loader = whole.root.real(ARCH.loader)
-    asked = sorted(path for path in set(taken) - by_rule if whole.root.real(path) != loader)
-    assert len(asked) > 12
-    for path in asked:
+    loader = base.root.real(ARCH.loader)
+    taken = {
+        path: by
+        for path, by in before.needed_by.items()
+        if not path.startswith("/packages/") and not by[0].startswith(RULE) and base.root.real(path) != loader
+    }
+    assert len(taken) >= 12
+    for path, needers in taken.items():
         soname = path.rpartition("/")[2]
-        whole.lose(path)
-        if soname == "libuuid.so.1":
-            (warning,) = whole.contents().warnings
+        base.lose(path)
+        if soname == "libuuid.so.1":  # tree.yaml lets the module that needs it go: uuid does without
+            (warning,) = base.contents().warnings
             assert soname in warning
-            whole.install("libuuid1")
+            base.install("libuuid1")
             continue
         with pytest.raises(LibrariesMissing) as caught:
-            whole.contents()
-        lost = [one for one in caught.value.missing if one.soname == soname]
-        assert [one.chain[-1] in taken[path] for one in lost] == [True], caught.value.message
-        assert soname in caught.value.message
-        told = yaml.safe_load(whole.hint(caught.value))
-        assert set(told) == {"base_packages"}, (soname, told)
-        for package in told["base_packages"]:
-            whole.install(package)
-        assert whole.contents() == before, soname
-    for path in sorted(by_rule):
+            base.contents()
+        (lost,) = (one for one in caught.value.missing if one.soname == soname)
+        assert base.root.real(lost.chain[-1]) in needers
+        assert str(lost) in caught.value.message
+        hint = base.hint(caught.value, mirror, tmp_path / "cache")
+        told = yaml.safe_load(hint.partition(", if nothing ever loads ")[0])
         if "/gconv/" in path:
+            assert list(told) == ["optional_libraries"]
+            base.spec = replace(base.spec, optional_libraries=tuple(told["optional_libraries"]))
+            assert [soname in warning for warning in base.contents().warnings] == [True]
+            base.install("libc6")
             continue
-        whole.lose(path)
-    assert set(whole.contents().files) <= set(before.files)
+        assert list(told) == ["base_packages"], f"{soname}: {hint}"
+        for package in told["base_packages"]:
+            base.install(package)
+        assert base.contents() == before, soname
+
+
+def test_without_the_loader_there_is_no_interpreter(base: Base) -> None:
+    """It is no library among others."""
+    base.lose(ARCH.loader)
+    with pytest.raises(BuildError, match=f"{ARCH.loader}, which the interpreter needs, is not in"):
+        base.contents()
+
+
+def test_libraries_of_rules_that_no_file_asks_for_may_be_missing(base: Base) -> None:
+    """The tree is then the same without them: an older or another base may never have had them."""
+    before = base.contents()
+    original = Root(base.debian.directory)
+    lone = {path for path, by in before.needed_by.items() if by[0].startswith(RULE)}
+    names = {path.rpartition("/")[2] for path in lone}
+    assert {"libnss_files.so.2", "libnss_dns.so.2"} <= names
+    for path in lone:
+        base.lose(path)
+    after = base.contents()
+    assert before.files - after.files == {original.real(path) for path in lone}
+    assert after.warnings == ()

@@ -1,0 +1,44 @@
+"""The folder that a build writes into."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from builder.errors import BuildError, UsageError, room_hint
+
+
+@contextmanager
+def output_folder(output: Path) -> Iterator[None]:
+    """Makes the folder where it is not there, and keeps a second build out of it.
+
+    A folder that was made for a build that failed goes again.
+    """
+    made = not output.exists()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
+        if not os.access(output, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        hint = "name a folder that this user can write"
+        raise UsageError(f"--output {output}: {error.strerror}", hint) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        hint = "wait for it, or name another folder"
+        raise BuildError(f"--output {output}: another build is writing there", hint) from None
+    except OSError as error:
+        if full := room_hint(error):
+            raise BuildError(f"--output {output}: {error.strerror}", full) from None
+        raise
+    finally:
+        os.close(lock)
+        if made:
+            with suppress(OSError):  # not empty: something was built
+                output.rmdir()
