@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -147,26 +147,32 @@ def plan_of(
 def closure_of(
     config: Config, arch: Arch, options: Options, progress: Progress
 ) -> tuple[MissingLibrary, ...]:
-    """What a build for `arch` would miss in its base. Nothing is built, and nothing is taken from Debian.
+    """What a build for `arch` would miss in its base, after what it would take from Debian. Nothing is built.
 
     UsageError for a base of kind image: only its own build sees its files.
     """
     locked = read_locked(config, options, progress)
     packages = _packages(locked, arch, options, progress)
-    plan = plan_of(config, arch, options, locked)
-    target = _open_base(plan, options, progress).rootfs(arch)
-    if target is None:
-        raise UsageError(
-            f"the files of {plan.spec.base} are in Docker: only a build can look through them",
-            "`sandbox-build`, which fails where a library is missing; then `sandbox-build check`",
-        )
-    with progress.step(f"{plan.spec.base} for {arch.name}: looking for the shared libraries of every file"):
+    supplement = _supplement(config, arch, packages, options, progress)
+    while True:
+        plan = plan_of(config, arch, options, locked, supplement.packages)
+        target = _open_base(plan, options, progress).rootfs(arch)
+        if target is None:
+            raise UsageError(
+                f"the files of {plan.spec.base} are in Docker: only a build can look through them",
+                "`sandbox-build`, which fails where a library is missing; then `sandbox-build check`",
+            )
+        what = f"{plan.spec.base} for {arch.name}: looking for the shared libraries of every file"
         try:
-            root = Root(target.directory, packages.directory if packages else None)
-            tree_contents(plan.spec, root, progress.detail)
+            with progress.step(what):
+                root = Root(target.directory, packages.directory if packages else None)
+                tree_contents(plan.spec, root, progress.detail)
+                return ()
         except LibrariesMissing as error:
-            return error.missing
-    return ()
+            try:
+                supplement.add(error)
+            except LibrariesMissing as final:
+                return final.missing
 
 
 def _build_arch(
@@ -174,12 +180,11 @@ def _build_arch(
 ) -> Built:
     """Builds one image; where the base lacks libraries that Debian has, again with these."""
     packages = _packages(locked, arch, options, progress)
-    identity = packages.identity if packages else ""
-    supplement = Supplement(config, arch, identity, options.cache, progress, refresh=options.no_cache)
+    supplement = _supplement(config, arch, packages, options, progress)
     while True:
         plan = plan_of(config, arch, options, locked, supplement.packages)
         try:
-            return _build_one(plan, packages, driver, options, progress)
+            return _build_one(plan, packages, driver, options, supplement.line_for, progress)
         except LibrariesMissing as error:
             supplement.add(error)
 
@@ -197,6 +202,13 @@ def _packages(locked: Lock | None, arch: Arch, options: Options, progress: Progr
     )
 
 
+def _supplement(
+    config: Config, arch: Arch, packages: Packages | None, options: Options, progress: Progress
+) -> Supplement:
+    identity = packages.identity if packages else ""
+    return Supplement(config, arch, identity, options.cache, progress, refresh=options.no_cache)
+
+
 def _open_base(plan: BuildPlan, options: Options, progress: Progress) -> Base:
     return open_base(
         plan.base,
@@ -209,7 +221,12 @@ def _open_base(plan: BuildPlan, options: Options, progress: Progress) -> Base:
 
 
 def _build_one(
-    plan: BuildPlan, packages: Packages | None, driver: Driver, options: Options, progress: Progress
+    plan: BuildPlan,
+    packages: Packages | None,
+    driver: Driver,
+    options: Options,
+    line_for: Callable[[str], str | None],
+    progress: Progress,
 ) -> Built:
     what = f"{plan.reference} for {plan.arch.platform}"
     output = options.output / plan.arch.name
@@ -244,7 +261,7 @@ def _build_one(
             )
         with progress.step(f"{what}: writing the archive"):
             built = replace(built, digest=write_archive(image, finished / ARCHIVE, plan.reference))
-        _prove(plan, finished, scratch, progress)
+        _prove(plan, finished, scratch, line_for, progress)
         (finished / _RECORD).write_text(json.dumps({"key": key, "digest": built.digest}) + "\n")
         replaced = Path(temporary) / "replaced"
         if output.exists():
@@ -284,13 +301,19 @@ def _job(
     )
 
 
-def _prove(plan: BuildPlan, finished: Path, scratch: Path, progress: Progress) -> None:
+def _prove(
+    plan: BuildPlan,
+    finished: Path,
+    scratch: Path,
+    line_for: Callable[[str], str | None],
+    progress: Progress,
+) -> None:
     """Tries what the config promises in the finished jail, and writes beside it what was shown."""
     with progress.step(f"{plan.reference} for {plan.arch.platform}: unpacking the image"):
         root = jailrun.unpack(finished / ARCHIVE, scratch)
         report = json.loads((root / REPORT_PATH[1:]).read_bytes())
     with progress.step(f"{plan.reference} for {plan.arch.platform}: trying its imports in the jail"):
-        proof = prove(root, report, plan.arch, progress)
+        proof = prove(root, report, plan.arch, progress, library=line_for)
     for line in proof.lines():
         progress.note(line)
     shown = {"image": plan.reference, "proof": proof.as_data(), "proven": proof.lines()}

@@ -68,11 +68,13 @@ class Proof:
 
     def lines(self) -> list[str]:
         """The proof for a person."""
-        held = _count(len(self.imports), "import") + " and " + _count(self.snippets, "snippet")
+        counts = {"import": len(self.imports), "snippet": self.snippets}
+        held = " and ".join(_count(number, what) for what, number in counts.items() if number)
+        held = f"{held or 'Python'} {'work' if sum(counts.values()) > 1 else 'works'}"
         where = f"with Python {self.python} ({self.seconds:.1f} s)"
         headlines = {
-            "jail": f"{held} work in the jail of {self.arch}, level {self.level}, {where}",
-            "emulated": f"{held} work in the tree of {self.arch}, through qemu, {where}",
+            "jail": f"{held} in the jail of {self.arch}, level {self.level}, {where}",
+            "emulated": f"{held} in the tree of {self.arch}, through qemu, {where}",
             "nothing": f"nothing of {self.arch} was run; that every file finds its libraries was checked",
         }
         lines = [headlines[self.how]]

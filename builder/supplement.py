@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from builder.arch import Arch
 from builder.config import Config, parse_base
 from builder.debian_files import hint_for, packages_with
-from builder.errors import LibrariesMissing, SandboxError
+from builder.errors import LibrariesMissing, MissingLibrary, SandboxError
 from builder.progress import Progress
 
 _SUITE_TO_ASK = "trixie"
@@ -46,25 +47,41 @@ class Supplement:
         """Adds what has the missing libraries; raises `error` with a hint where that is not to be done."""
         base = parse_base(self.config.base)
         sonames = sorted({one.soname for one in error.missing if one.version is None})
-        suite = base.name if base.kind == "debian" else _SUITE_TO_ASK
-        mirror = self.config.base_mirror
-        found: dict[str, str] = {}
-        try:
-            if sonames:
-                found = packages_with(
-                    sonames, suite, self.arch, mirror=mirror, cache=self.cache, progress=self.progress
-                )
-        except SandboxError as lookup:
-            self.progress.warn(f"which package has them was not found out: {lookup.message}")
-        new = sorted(set(found.values()) - {*self.packages, *self.config.base_packages})
-        whole = bool(sonames) and set(found) == {one.soname for one in error.missing}
-        if base.kind != "debian" or self.config.libraries != "auto" or not whole or not new:
+        # A package that is there already does not have what it was taken for.
+        taken = {*self.packages, *self.config.base_packages}
+        found = {name: package for name, package in self._look_up(sonames).items() if package not in taken}
+        whole = set(found) == {one.soname for one in error.missing}
+        if base.kind != "debian" or self.config.libraries != "auto" or not whole:
             hint = hint_for(error.missing, base.kind, base.name, found, self.config.base_packages)
             raise LibrariesMissing(error.missing, error.base, hint) from None
         for soname in sonames:
             self.progress.note(f"{soname} comes from Debian's package {found[soname]}")
-        self.packages = tuple(sorted({*self.packages, *new}))
+        self.packages = tuple(sorted({*self.packages, *found.values()}))
         self._remember()
+
+    def line_for(self, soname: str) -> str | None:
+        """What mends the lack of a library that no file's header names; None where nobody knows."""
+        base = parse_base(self.config.base)
+        found = self._look_up([soname])
+        missing = [MissingLibrary(soname, ())]
+        return hint_for(missing, base.kind, base.name, found, self.config.base_packages) if found else None
+
+    def _look_up(self, sonames: Sequence[str]) -> dict[str, str]:
+        """The Debian package of each of them that Debian has."""
+        base = parse_base(self.config.base)
+        suite = base.name if base.kind == "debian" else _SUITE_TO_ASK
+        if not sonames:
+            return {}
+        try:
+            return packages_with(
+                *(sonames, suite, self.arch),
+                mirror=self.config.base_mirror,
+                cache=self.cache,
+                progress=self.progress,
+            )
+        except SandboxError as error:
+            self.progress.warn(f"which package has {', '.join(sonames)} was not found out: {error.message}")
+            return {}
 
     @property
     def _memory(self) -> Path:

@@ -144,7 +144,7 @@ def quick_root(quick: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def quick_wheels(quick: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quick_wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheels of quick.yaml for this machine, as `sandbox-build wheelhouse` brings them."""
     folder = tmp_path_factory.mktemp("quick-wheels")
     done = sandbox_build("wheelhouse", str(folder), f"--config={QUICK}", f"--arch={host_arch().name}")
