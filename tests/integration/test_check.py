@@ -44,9 +44,7 @@ def test_a_built_image(image: Path) -> None:
         assert result.exit_code == 0, result.stderr
         first, second = result.stdout.splitlines()[:2]
         assert first == CLOSED
-        assert second.startswith(
-            f"Python works in the jail of {ARCH}, level chroot, with Python 3."
-        )
+        assert second.startswith(f"Python works in the jail of {ARCH}, level chroot, with Python 3.")
 
 
 def test_an_unpacked_image(shop: Shop) -> None:
