@@ -15,7 +15,8 @@ from pathlib import Path
 
 from builder.arch import Arch
 from builder.command import run
-from builder.errors import BuildError, MissingLibrary
+from builder.errors import BuildError, MissingLibrary, printable
+from builder.mirror import open_mirror
 from builder.progress import Progress
 
 MAX_AGE_S = 7 * 24 * 3600
@@ -137,7 +138,7 @@ def hint_for(
         if one.version is not None:
             parts.append(f"{one.version}: a newer base, or an older version of what has {_who(one)}")
             break
-    return "; ".join(parts)
+    return printable("; ".join(parts))
 
 
 def _who(missing: MissingLibrary) -> str:
@@ -159,25 +160,27 @@ def _lists(
         "KeepCompressed": "true",
         "KeepCompressedAs": "gz",
     }
-    command = [
-        "mmdebstrap",
-        # Nothing is run of what is fetched, so neither root nor a user namespace is needed.
-        *("--mode=chrootless", "--variant=custom", "--format=directory", "--skip=cleanup/apt"),
-        f"--architectures={arch.name}",
-        *(f'--aptopt={target}::{key} "{value}"' for key, value in options.items() if contents),
-        *(suite, str(folder / "root")),
-        *([mirror] if mirror else []),
-    ]
-    try:
-        run(command, missing=_INSTALL, on_line=progress.detail, echo=progress.command)
-        yield folder / "root" / _LISTS
-    except BuildError as error:
-        place = f"the mirror {mirror}" if mirror else "Debian's mirror"
-        raise BuildError(
-            f"the lists of debian:{suite} cannot be fetched: {error.message}", f"is {place} within reach?"
-        ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with open_mirror(mirror) as opened:
+        command = [
+            "mmdebstrap",
+            # Nothing is run of what is fetched, so neither root nor a user namespace is needed.
+            *("--mode=chrootless", "--variant=custom", "--format=directory", "--skip=cleanup/apt"),
+            f"--architectures={arch.name}",
+            *(f'--aptopt={target}::{key} "{value}"' for key, value in options.items() if contents),
+            *opened.options,
+            *(suite, str(folder / "root")),
+            *opened.arguments,
+        ]
+        try:
+            run(command, missing=_INSTALL, on_line=progress.detail, echo=progress.command)
+            yield folder / "root" / _LISTS
+        except BuildError as error:
+            raise BuildError(
+                f"the lists of debian:{suite} cannot be fetched: {error.message}",
+                f"is {opened.place} within reach?",
+            ) from None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lines(lists: Path, name: str) -> Iterator[str]:

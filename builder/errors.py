@@ -7,6 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+def printable(text: str) -> str:
+    """Text of a stranger in one line that moves no terminal's cursor: what is not printable is escaped."""
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same for text that may be several lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _escaped(char: str) -> str:
+    code = ord(char)
+    # The bytes of a name that is not UTF-8.
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(char)[1:-1]
+
+
 class SandboxError(Exception):
     """A failure that is told to the user as `error: MESSAGE` and `hint: HINT`, without a traceback.
 
@@ -48,7 +64,8 @@ class MissingLibrary:
 
     def __str__(self) -> str:
         lack = "not found" if self.version is None else f"found, but without {self.version}"
-        return " -> ".join((*self.chain, self.soname)) + f" ({lack})"
+        # A file's own words: they must not look like lines of ours.
+        return printable(" -> ".join((*self.chain, self.soname)) + f" ({lack})")
 
 
 class LibrariesMissing(BuildError):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from builder.errors import UsageError
+from builder.errors import UsageError, printable
 from builder.report import Report, Size
 from builder.tree.distributions import normalized
 
@@ -56,7 +56,7 @@ class Explanation:
 
     def lines(self) -> Iterator[str]:
         """For a person."""
-        yield shown(self.what)
+        yield printable(self.what)
         size = f"{human(self.bytes)} ({self.bytes:,} bytes)"
         many = f" in {self.files:,} files" if self.files != 1 else ""
         named = f", {KIND_NAMES[self.kind]}" if self.kind in KIND_NAMES else ""
@@ -67,20 +67,20 @@ class Explanation:
             yield f"  imported as: {_some(self.imports)}"
         if self.chain:
             yield "  why:"
-            width = min(max(len(shown(what)) for what, _ in self.chain), _COLUMN)
+            width = min(max(len(printable(what)) for what, _ in self.chain), _COLUMN)
             for what, why in self.chain:
-                name = shown(what)
+                name = printable(what)
                 if len(name) > width:
                     yield f"    {name}"
                     name = ""
-                yield f"    {name:<{width}}  {shown(why)}".rstrip()
+                yield f"    {name:<{width}}  {printable(why)}".rstrip()
         for title, names in (("needed by", self.needed_by), ("needs", self.needs)):
             if names:
                 yield f"  {title}: {_some(names)}"
         if len(self.parts) > 1:
             yield "  largest:"
             for name, length in self.parts[:_MOST]:
-                yield f"    {human(length):>8}  {shown(name)}"
+                yield f"    {human(length):>8}  {printable(name)}"
 
 
 def explain(report: Report, what: str) -> list[Explanation]:
@@ -97,11 +97,11 @@ def explain(report: Report, what: str) -> list[Explanation]:
     if not found:
         near = _near(report, what)
         hint = (
-            f"did you mean {' or '.join(map(shown, near))}?"
+            f"did you mean {' or '.join(map(printable, near))}?"
             if near
             else "give a path, a package or a library"
         )
-        raise UsageError(f"{shown(what)}: nothing in the tree is called so", hint)
+        raise UsageError(f"{printable(what)}: nothing in the tree is called so", hint)
     return found
 
 
@@ -110,7 +110,7 @@ def lines(found: Sequence[Explanation]) -> Iterator[str]:
     if len(found) > _MANY:
         yield f"{len(found)} match; ask about one of them:"
         for one in found:
-            yield f"  {human(one.bytes):>8}  {shown(one.what)}"
+            yield f"  {human(one.bytes):>8}  {printable(one.what)}"
         return
     for index, one in enumerate(found):
         if index:
@@ -126,17 +126,6 @@ def human(length: int) -> str:
         size, unit = size / 1000, unit + 1
     digits = 0 if unit == 0 or size >= 99.95 else 1 if size >= 9.995 else 2
     return f"{size:.{digits}f} {_UNITS[unit]}"
-
-
-def shown(text: str) -> str:
-    """Text of a stranger, as a terminal or a page can take it: what is not printable is escaped."""
-    return "".join(char if char.isprintable() else _escaped(char) for char in text)
-
-
-def _escaped(char: str) -> str:
-    code = ord(char)
-    # The bytes of a name that is not UTF-8.
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(char)[1:-1]
 
 
 def _of_path(report: Report, what: str) -> list[Explanation]:
@@ -274,4 +263,4 @@ def _near(report: Report, what: str) -> list[str]:
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
-    return ", ".join(map(shown, names[:_MOST])) + more
+    return ", ".join(map(printable, names[:_MOST])) + more

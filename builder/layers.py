@@ -44,6 +44,23 @@ def _walk(root: Path, folder: str) -> Iterator[str]:
             yield from _walk(root, name)
 
 
+_MOST_HEADER_BYTES = 1 << 20
+
+
+class BoundedInfo(tarfile.TarInfo):
+    """An entry of a tar from somebody else: tarfile would read a name or a header of any size into memory."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        extended = self.type in (
+            *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+            *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+        )
+        if extended and self.size > _MOST_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        found: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]  # not in the stubs
+        return found
+
+
 class LayerUnpacker:
     """Unpacks layers, in order, below `root`, a folder that must not exist: nothing is written outside it.
 
@@ -59,7 +76,7 @@ class LayerUnpacker:
 
     def unpack(self, layer: IO[bytes]) -> None:
         """Unpacks one layer's tar, compressed or not."""
-        with tarfile.open(fileobj=layer, mode="r:*") as tar:
+        with tarfile.open(fileobj=layer, mode="r:*", tarinfo=BoundedInfo) as tar:
             for entry in tar:
                 self._unpack_entry(tar, entry)
 
@@ -79,6 +96,8 @@ class LayerUnpacker:
             self._folders[path] = mode
             return
         self._make_way(entry, target)
+        if entry.issparse():
+            raise _refused(entry, "has holes, which sandbox-build never writes")
         if entry.isreg():
             content = tar.extractfile(entry)
             assert content is not None  # noqa: S101 - None is for what is no file

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from builder.cli import commands
-from builder.errors import BuildError, ConfigError, SandboxError
+from builder.errors import BuildError, ConfigError, SandboxError, printable_lines
 
 INTERRUPTED = 130
 """128 + SIGINT, as a shell has it."""
@@ -74,6 +74,6 @@ def _guarded(call: Callable[[], Any]) -> int:
 
 
 def _complain(message: str, hint: str | None) -> None:
-    click.echo(f"error: {message}", err=True)
+    click.echo(f"error: {printable_lines(message)}", err=True)
     if hint:
-        click.echo(f"hint: {hint}", err=True)
+        click.echo(f"hint: {printable_lines(hint)}", err=True)

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.status import Status
+from rich.text import Text
+
+from builder.errors import printable, printable_lines
 
 
 class Progress:
@@ -30,7 +33,7 @@ class Progress:
         started = time.monotonic()
         self._title = title
         if self.console.is_terminal and not self.quiet:
-            self._status = self.console.status(title)
+            self._status = self.console.status(Text(printable(title)))
             self._status.start()
         elif not self.quiet:
             self._print("*", title)
@@ -47,7 +50,7 @@ class Progress:
     def detail(self, text: str) -> None:
         """Where the current step is; may be called thousands of times a second."""
         if self._status is not None:
-            self._status.update(f"{self._title}: {text}")
+            self._status.update(Text(printable(f"{self._title}: {text}")))
         if self.verbose:
             self._print("<", text)
 
@@ -63,7 +66,8 @@ class Progress:
 
     def warn(self, text: str) -> None:
         """Something that the user should look at; never silenced."""
-        self.console.print(f"warning: {text}", markup=False, style="yellow")
+        self.console.print(printable_lines(f"warning: {text}"), markup=False, style="yellow")
 
     def _print(self, mark: str, text: str) -> None:
+        text = printable_lines(text)
         self.console.print(f"{mark} {text}".strip() if mark != " " else f"  {text}", markup=False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.attempt import Attempt, Raised
-from builder.trace import printable
+from builder.errors import printable
 
 _SHOWN_CHARACTERS = 300
 """So much is shown of one line that a package wrote."""

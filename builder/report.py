@@ -14,9 +14,13 @@ from typing import Any
 
 from builder.archive import open_archive
 from builder.errors import BuildError, UsageError
+from builder.layers import BoundedInfo
 from builder.tree.origin import KINDS, Origin
 from builder.tree.root import MAX_LINKS, parents
 from builder.tree.spec import REPORT_FORMAT, REPORT_PATH
+
+_MOST_BYTES = 64 << 20
+"""A report.json of a million files is as large."""
 
 _ANEW = "build the image again with this sandbox-build"
 
@@ -226,14 +230,23 @@ def _of_archive(path: Path) -> bytes:
     with open_archive(path) as archive:
         for layer in reversed(archive.layers):
             try:
-                with archive.blob(layer) as blob, tarfile.open(fileobj=blob, mode="r:*") as tar:
+                with (
+                    archive.blob(layer) as blob,
+                    tarfile.open(fileobj=blob, mode="r:*", tarinfo=BoundedInfo) as tar,
+                ):
                     for entry in tar:
                         if "/" + entry.name.removeprefix("./") == REPORT_PATH and entry.isreg():
-                            content = tar.extractfile(entry)
-                            return content.read() if content else b""
+                            return _content(tar, entry, path)
             except (tarfile.TarError, EOFError, OSError) as error:
                 raise BuildError(f"{path}: a layer is damaged: {error}", _ANEW) from None
     raise BuildError(f"{path}: an image without {REPORT_PATH}, of an older sandbox-build", _ANEW)
+
+
+def _content(tar: tarfile.TarFile, entry: tarfile.TarInfo, path: Path) -> bytes:
+    content = tar.extractfile(entry)
+    if content is None or entry.size > _MOST_BYTES or entry.issparse():
+        raise BuildError(f"{path}: its {REPORT_PATH} is not one that sandbox-build writes", _ANEW)
+    return content.read()
 
 
 def _files(raw: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, int]]]:

@@ -17,8 +17,8 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from builder.errors import BuildError, UsageError, room_hint
-from builder.explain import human, shown
+from builder.errors import BuildError, UsageError, printable, room_hint
+from builder.explain import human
 from builder.report import Report
 from builder.tree.origin import report_text
 
@@ -94,7 +94,7 @@ def render_page(report: Report) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("report.html.j2").render(
-        title=shown(report.image or f"sandbox on {report.base}"),
+        title=printable(report.image or f"sandbox on {report.base}"),
         # Our own files, and JSON in which no "<" is left.
         style=Markup(style),  # noqa: S704
         style_hash=_hash(style),
@@ -110,8 +110,8 @@ def render_page(report: Report) -> str:
         kinds=_kinds(report),
         tables=[_packages(report), _libraries(report), _files(report)],
         notes=[
-            ("What was proven", list(map(shown, report.proven))),
-            ("Warnings of the build", list(map(shown, report.warnings))),
+            ("What was proven", list(map(printable, report.proven))),
+            ("Warnings of the build", list(map(printable, report.warnings))),
         ],
     )
 
@@ -121,12 +121,12 @@ def page_data(report: Report) -> str:
     imports = {report.origin_of(one): one.imports for one in report.distributions}
     origins = [
         {
-            "what": shown(origin.what),
+            "what": printable(origin.what),
             "kind": origin.kind,
             "because": origin.because,
-            "text": shown(origin.text),
+            "text": printable(origin.text),
             "needs": origin.needs,
-            "imports": list(map(shown, imports.get(index, ()))),
+            "imports": list(map(printable, imports.get(index, ()))),
             "size": report.sizes[index].bytes,
             "alone": _alone(report, index),
         }
@@ -135,7 +135,7 @@ def page_data(report: Report) -> str:
     files: dict[str, list[Any]] = {}
     for path, (length, origin) in report.files.items():
         folder, name = posixpath.split(path)
-        files.setdefault(shown(folder), []).extend((shown(name), length, origin))
+        files.setdefault(printable(folder), []).extend((printable(name), length, origin))
     data = {"kinds": list(_TITLES.items()), "origins": origins, "files": files}
     # ASCII alone, so that nothing depends on how the file is read, and no tag can begin.
     return json.dumps(data, sort_keys=True, separators=(",", ":")).replace("<", "\\u003c")
@@ -158,7 +158,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("Packages", str(len(packages or report.distributions))),
         ("Shared libraries", str(len(report.of_kind("library")))),
     ]
-    return [(name, shown(value)) for name, value in facts if value != "0"]
+    return [(name, printable(value)) for name, value in facts if value != "0"]
 
 
 def _kinds(report: Report) -> list[dict[str, Any]]:
@@ -200,8 +200,12 @@ def _files(report: Report) -> dict[str, Any]:
     rows = []
     for path, (length, index) in largest:
         folder, name = posixpath.split(path)
-        more = {"name": shown(name), "under": shown(folder), "text": shown(report.origins[index].what)}
-        rows.append(_row(report, index, (length,)) | more | {"href": quote(shown(path))})
+        more = {
+            "name": printable(name),
+            "under": printable(folder),
+            "text": printable(report.origins[index].what),
+        }
+        rows.append(_row(report, index, (length,)) | more | {"href": quote(printable(path))})
     heads = ("File", "Size", "Of")
     return _table("Largest files", heads, (2,), rows)
 
@@ -217,10 +221,10 @@ def _row(report: Report, index: int, sizes: Iterable[int], under: str = "") -> d
     return {
         "kind": origin.kind,
         "href": f"{origin.kind}/{index}",
-        "name": shown(origin.what),
+        "name": printable(origin.what),
         "under": under,
         "numbers": [{"human": human(size), "exact": f"{size:,}"} for size in sizes],
-        "text": shown(origin.text),
+        "text": printable(origin.text),
     }
 
 

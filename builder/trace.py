@@ -9,6 +9,7 @@ from typing import Any
 
 from builder.arch import Arch
 from builder.config_edit import Allowed, parse_allowed, render_allowed
+from builder.errors import printable
 from builder.jailrun import Outcome
 from builder.seccomp.catalog import load_catalog
 from builder.seccomp.diff import OWN, RISKS, UNSAFE, risk
@@ -324,8 +325,3 @@ def _quoted_line(frame: Frame, source: Source) -> str:
     if path != CODE_FILE or not 0 < line <= len(lines) or not lines[line - 1].strip():
         return ""
     return f": {printable(lines[line - 1].strip())[:80]}"
-
-
-def printable(text: str) -> str:
-    """`text` without anything that moves a terminal's cursor: names may come out of the jail."""
-    return "".join(character if character.isprintable() else "?" for character in text)

@@ -20,6 +20,7 @@ from builder.bases import find_suite
 from builder.command import run
 from builder.errors import BuildError
 from builder.layers import write_layer
+from builder.mirror import Mirror, open_mirror
 from builder.progress import Progress
 
 MAX_AGE_S = 24 * 3600
@@ -116,25 +117,31 @@ class DebianBase:
         return entry
 
     def _run_mmdebstrap(self, target: Path, arch: Arch, what: str) -> None:
+        with open_mirror(self._mirror) as mirror:
+            self._run(target, arch, what, mirror)
+
+    def _run(self, target: Path, arch: Arch, what: str, mirror: Mirror) -> None:
         command = [
             "mmdebstrap",
             # Nothing is run of what is fetched, so neither root nor a user namespace is needed.
             *("--mode=chrootless", "--variant=extract", "--format=directory"),
             f"--architectures={arch.name}",
             f"--include={','.join(self._packages)}",
+            *mirror.options,
             *(self._suite.name, str(target)),
-            *([self._mirror] if self._mirror else []),
+            *mirror.arguments,
         ]
         try:
             run(command, missing=_INSTALL, on_line=self._progress.detail, echo=self._progress.command)
         except BuildError as error:
-            place = f"the mirror {self._mirror}" if self._mirror else "Debian's mirror"
             unknown = _UNKNOWN_PACKAGE.search(error.message)
             if unknown:
                 message = f"{what}: Debian has no package {unknown[1]}"
                 hint = f"look the name up: apt-cache search {unknown[1]}; base_packages has the names"
                 raise BuildError(message, hint) from None
-            hint = f"is {place} within reach? If keys are missing: apt-get install debian-archive-keyring"
+            hint = (
+                f"is {mirror.place} within reach? If keys are missing: apt-get install debian-archive-keyring"
+            )
             raise BuildError(f"{what} cannot be fetched: {error.message}", hint) from None
 
     @contextmanager

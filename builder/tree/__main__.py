@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from builder.errors import ConfigError, LibrariesMissing, SandboxError
+from builder.errors import ConfigError, LibrariesMissing, SandboxError, printable
 from builder.tree.assemble import assemble
 from builder.tree.spec import TreeSpec
 
@@ -45,10 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
             out=options.out,
             packages=options.packages,
             bytecode=options.bytecode,
-            progress=lambda text: print(f"progress: {text}", flush=True),
+            progress=lambda text: print(f"progress: {printable(text)}", flush=True),
         )
         for warning in report.warnings:
-            print(f"warning: {warning}", flush=True)
+            print(f"warning: {printable(warning)}", flush=True)
     except ConfigError as error:
         for message, hint in error.problems:
             _say(message, hint)
@@ -56,7 +56,6 @@ def main(arguments: list[str] | None = None) -> int:
     except LibrariesMissing as error:
         for missing in error.missing:
             print(f"missing: {json.dumps({'base': error.base, **asdict(missing)})}", file=sys.stderr)
-        _say(error.message, error.hint)
         return error.exit_code
     except SandboxError as error:
         _say(error.message, error.hint)
@@ -70,9 +69,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(message: str, hint: str | None) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    # One line each, whatever a file of the base is called: whoever reads them goes by how a line begins.
+    print(f"error: {printable(message)}", file=sys.stderr)
     if hint is not None:
-        print(f"hint: {hint}", file=sys.stderr)
+        print(f"hint: {printable(hint)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

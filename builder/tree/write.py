@@ -41,6 +41,7 @@ def copy_contents(
         normalize(path, PROGRAM_MODE if jail_path in contents.executables else FILE_MODE, epoch)
     for jail_path, text in contents.texts.items():
         path = tree / jail_path[1:]
+        path.unlink(missing_ok=True)  # it may be a link to a file that another build has, too
         path.write_bytes(text)
         normalize(path, FILE_MODE, epoch)
     for jail_path, target in contents.links.items():
@@ -75,6 +76,7 @@ def compile_contents(
         compiled = compiler.compile(content, source)
         if compiled is not None:
             path = tree / modules[source][1:]
+            path.unlink(missing_ok=True)
             path.write_bytes(compiled)
             normalize(path, FILE_MODE, epoch)
 

@@ -4,7 +4,7 @@ Speeds of a run are ratios to a bare `python3 -I -S -c pass` of the image's own 
 with it in the same loop, and so is every other ratio to what it is over. Needs root (it changes its root
 directory to the image's).
 
-    python -m tests.benchmarks [PART...]    images, starts, allowed, denied, traces; all, if none is named
+    python -m tests.benchmarks [PART...]    images, starts, allowed, denied, traces, packages; or all of them
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from builder import jailrun
 from builder.arch import ARCHES
 from builder.archive import open_archive
 from tests.benchmarks.denials import allowed_calls, denied_calls
+from tests.benchmarks.packages import packages
 from tests.benchmarks.starts import starts
 from tests.benchmarks.tracing import traces
-from tests.suite.shelf import built_root
+from tests.suite.shelf import QUICK, built_root
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -94,7 +95,8 @@ PARTS: dict[str, Callable[[Path], dict[str, float]]] = {
     "starts": lambda _: starts(built_root()),
     "allowed": lambda _: allowed_calls(built_root()),
     "denied": lambda _: denied_calls(built_root()),
-    "traces": lambda scratch: traces(built_root(), scratch / "root"),
+    "traces": lambda scratch: traces(built_root(QUICK), scratch / "root"),
+    "packages": lambda _: packages(),
 }
 """What is measured; each gets a folder for itself."""
 

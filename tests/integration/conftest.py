@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -124,7 +125,7 @@ def relay() -> Iterator[Relay]:
 
 
 @pytest.fixture(scope="session")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The images of tests/suite/quick.yaml, built by one command for both architectures: what --output has.
 
     The imports of the other architecture were tried through qemu.
@@ -134,13 +135,16 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with binfmt.emulator():
         built = sandbox_build("--driver=oci", f"--config={QUICK}", f"--output={output}", *arches)
     assert built.exit_code == 0, built.stderr
-    return output
+    yield output
+    shutil.rmtree(output)
 
 
 @pytest.fixture(scope="session")
-def quick_root(quick: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quick_root(quick: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The root of the one for this machine, unpacked."""
-    return jailrun.unpack(quick / host_arch().name / "image.tar", tmp_path_factory.mktemp("quick-root"))
+    folder = tmp_path_factory.mktemp("quick-root")
+    yield jailrun.unpack(quick / host_arch().name / "image.tar", folder)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

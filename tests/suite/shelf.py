@@ -33,7 +33,9 @@ EVERYTHING = Path(__file__).parent / "everything.yaml"
 """An image with every library of uses/."""
 
 
-def build(config: Path, output: Path, *arches: Arch, env: dict[str, str] | None = None) -> None:
+def build(
+    config: Path, output: Path, *arches: Arch, env: dict[str, str] | None = None, quiet: bool = False
+) -> None:
     """Builds the images of `config` into `output`, as a user does; stderr has the progress."""
     subprocess.run(
         [
@@ -43,6 +45,7 @@ def build(config: Path, output: Path, *arches: Arch, env: dict[str, str] | None 
         cwd=_REPOSITORY,
         env=os.environ | (env or {}),
         stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if quiet else None,
         check=True,
     )
 

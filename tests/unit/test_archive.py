@@ -9,6 +9,7 @@ import json
 import os
 import resource
 import stat
+import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -334,3 +335,19 @@ def test_ordinary_user(image: BuiltImage) -> None:
         finally:
             os.seteuid(us)
         assert {path.lstat().st_uid for path in (Path(folder) / "unpacked").rglob("*")} == {user}
+
+
+def test_bombs_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    """A header of a gigabyte, and a file of holes: refused, with next to nothing read or written."""
+    huge = tarfile.TarInfo("pax")
+    huge.type, huge.size = tarfile.XHDTYPE, 1 << 30
+    (tmp_path / "header.tar").write_bytes(huge.tobuf(tarfile.USTAR_FORMAT) + bytes(1024))
+    holes = tmp_path / "holes.tar"
+    (tmp_path / "sparse").write_bytes(b"")
+    os.truncate(tmp_path / "sparse", 1 << 30)
+    subprocess.run(["tar", "--sparse", "-cf", holes, "-C", tmp_path, "sparse"], check=True)
+    with (tmp_path / "header.tar").open("rb") as layer, pytest.raises(tarfile.ReadError, match="a header of"):
+        LayerUnpacker(tmp_path / "a").unpack(layer)
+    with holes.open("rb") as layer, pytest.raises(BuildError, match="has holes"):
+        LayerUnpacker(tmp_path / "b").unpack(layer)
+    assert not (tmp_path / "b" / "sparse").exists()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import UsageError
-from builder.explain import Explanation, explain, lines, shown
+from builder.errors import UsageError, printable
+from builder.explain import Explanation, explain, lines
 from builder.main import main
 from builder.report import Report
 from builder.tree.origin import report_text
@@ -143,7 +143,7 @@ def test_names_of_strangers_do_nothing_to_a_terminal() -> None:
     assert "\\u2028\\u202e" in text
     assert all(char.isprintable() or char == "\n" for char in text)
     text.encode()
-    assert shown("é\n\udc80") == "é\\n\\x80"
+    assert printable("é\n\udc80") == "é\\n\\x80"
 
 
 def test_explain_as_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import BuildError, UsageError
-from builder.explain import shown
+from builder.errors import BuildError, UsageError, printable
 from builder.report import Report
 from builder.report_page import render_page, report_json, write_report
 from tests.reports import ORIGINS, hostile, raw
@@ -95,8 +94,8 @@ def test_the_data_of_the_page_is_the_report() -> None:
         for at in range(0, len(entries), 3):
             path = f"{folder.rstrip('/')}/{entries[at]}"
             found[path] = tuple(entries[at + 1 : at + 3])
-    assert found == {shown(path): entry for path, entry in report.files.items()}
-    assert [one["what"] for one in data["origins"]] == [shown(one.what) for one in report.origins]
+    assert found == {printable(path): entry for path, entry in report.files.items()}
+    assert [one["what"] for one in data["origins"]] == [printable(one.what) for one in report.origins]
     assert data["origins"][4]["alone"] == 7340
     assert data["origins"][3]["imports"] == ["_yaml", "yaml"]
 

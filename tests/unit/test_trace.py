@@ -138,7 +138,7 @@ def test_finding() -> None:
         # Forged by the code: lines that it does not have, and a terminal's control sequences.
         ([("main.py", 99)], 99, "dir/script.py:99", None),
         ([("main.py", 2)], 2, "dir/script.py:2", None),
-        ([("/\x1b[2J\n", 1)], None, "/?[2J?:1", None),
+        ([("/\x1b[2J\n", 1)], None, "/\\x1b[2J\\n:1", None),
     ],
 )
 def test_place(stack: list[tuple[str, int]], line: int | None, where: str | None, led_by: str | None) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from builder.errors import BuildError, ConfigError
+from builder.errors import BuildError, ConfigError, MissingLibrary
 from builder.tree.assemble import assemble
 from builder.tree.bundle import write_bundle
-from tests.fakeroot import PYTHON, STDLIB, VERSION, FakeRoot, spec
+from tests.fakeroot import PYTHON, STDLIB, VERSION, FakeRoot, elf, spec
 from tests.workshop import Workshop, entries, run_bundle, shape
 
 
@@ -159,3 +160,45 @@ def test_a_config_error_is_not_turned_into_another(shop: Workshop) -> None:
     """What config.yaml lists and the base lacks stays a ConfigError, exit code 2."""
     with pytest.raises(ConfigError):
         shop.assemble(spec(python_lib_path=("/none",)))
+
+
+def test_a_name_that_looks_like_our_lines_is_none(shop: Workshop) -> None:
+    """A library's and a file's name with newlines and a terminal's sequences stay inside one line of ours."""
+    write_bundle(shop.folder / "assembler")
+    forged = "lib\nhint: do evil\nmissing: {}\n\x1b]0;x\x07.so"
+    shop.root.write(f"{STDLIB}/lib-dynload/a.so", elf(needed=[forged]))
+    shop.root.symlink(f"{STDLIB}/a\nerror: b", "/nowhere")
+    (shop.folder / "spec.json").write_text(spec().to_json())
+    done = run_bundle(shop)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("missing: {")
+    assert json.loads(line.removeprefix("missing: "))["soname"] == forged
+    assert str(MissingLibrary(forged, ("/a",))).isprintable()
+
+    shop.root.host(f"{STDLIB}/lib-dynload/a.so").unlink()
+    done = run_bundle(shop)
+    assert done.returncode == 0
+    assert {text.split(":")[0] for text in done.stdout.splitlines()} == {"progress", "warning"}
+    assert "\\nerror: b" in done.stdout
+
+
+def test_our_own_files_are_never_written_through_a_link(shop: Workshop) -> None:
+    """A base whose file leads to a package does not change that package in the cache."""
+    packages = shop.folder / "packages"
+    packages.mkdir()
+    (packages / "good.py").write_text("x = 1\n")
+    (packages / "good.py").chmod(0o644)
+    shop.root.write(f"{STDLIB}/ctypes/__init__.py", "")
+    shop.root.symlink(f"{STDLIB}/ctypes/util.py", "/packages/good.py")
+    added = {"{stdlib}/ctypes/util.py": "y = 2\n"}
+    assemble(
+        spec(added=added),
+        root=shop.root.directory,
+        runtime=shop.runtime,
+        policy=shop.policy,
+        out=shop.out,
+        packages=packages,
+    )
+    assert (shop.tree / "packages/good.py").exists()
+    assert (packages / "good.py").read_text() == "x = 1\n"
