@@ -168,6 +168,7 @@ class Jailed:
             stderr=stderr,
             uid=uid,
             cancel=cancel,
+            env={},
         )
         return Ran(outcome, stderr.text)
 
@@ -193,6 +194,7 @@ class Emulated:
             stderr=stderr,
             timeout_s=self.timeout_s,
             limit_bytes=self.limit_bytes,
+            env={},
             cancel=cancel,
         )
         return Ran(Outcome(exit_code, {}, stopped), stderr.text)

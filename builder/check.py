@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from builder.arch import Arch, parse_arch
-from builder.errors import MissingLibrary, UsageError, VerificationFailed
+from builder.errors import BuildError, MissingLibrary, UsageError, VerificationFailed
+from builder.image_settings import jail_tree, read_json
 from builder.progress import Progress
 from builder.proof import Proof, ProofFailed, prove
 from builder.remedy import Failure, render
@@ -19,6 +19,7 @@ from builder.tree.spec import REPORT_PATH, TREE_PATH
 
 _MOST_FAILURES = 50
 _ANEW = "build the image again"
+_MOST_REPORT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ def image_root(folder: Path, what: Path) -> Path:
     for _ in TREE_PATH.strip("/").split("/"):
         above = above.parent
     for root in (folder, above):
-        if (root / REPORT_PATH.lstrip("/")).is_file() and (root / TREE_PATH.lstrip("/")).is_dir():
+        image = Root(root)
+        if image.is_file(REPORT_PATH) and image.is_dir(TREE_PATH):
             return root
     raise UsageError(
         f"{what}: not an image that this version has built: it has no {REPORT_PATH[1:]}",
@@ -90,9 +92,16 @@ def image_root(folder: Path, what: Path) -> Path:
 
 def check_image(root: Path, what: str, progress: Progress) -> Checked:
     """Looks through the image that is unpacked at `root`, and tries it as far as this machine can."""
-    report = json.loads((root / REPORT_PATH.lstrip("/")).read_bytes())
+    report = read_json(root, REPORT_PATH, _MOST_REPORT_BYTES)
+    try:
+        return _check(root, report, what, progress)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise BuildError(f"{what}: {REPORT_PATH} is not as we write it: {error!r:.200}", _ANEW) from error
+
+
+def _check(root: Path, report: Any, what: str, progress: Progress) -> Checked:
     arch = parse_arch(report["arch"])
-    tree = Root(root / TREE_PATH.lstrip("/"))
+    tree = jail_tree(root)
     missing: tuple[MissingLibrary, ...] = ()
     failures: tuple[Failure, ...] = ()
     proof: Proof | None = None

@@ -74,10 +74,11 @@ def _user_namespaces() -> Iterator[Finding]:
         found, hint = "may be made", ""
     except SandboxError as error:
         found = error.message.splitlines()[-1].removeprefix("  < ")
-        hint = "root needs none; else see sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces"
+        hint = "root in a container needs none; else see sysctl kernel.unprivileged_userns_clone, "
+        hint += "user.max_user_namespaces"
         if Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists():
             hint += " and kernel.apparmor_restrict_unprivileged_userns"
-    yield Finding("user namespaces", not hint, found, "`sandbox-build run` as an ordinary user", hint)
+    yield Finding("user namespaces", not hint, found, "`sandbox-build run`, and the proof of a build", hint)
 
 
 def _libseccomp() -> Iterator[Finding]:

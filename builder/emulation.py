@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
+import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 from builder.attempt import Emulated
-from builder.errors import ToolMissing
-from builder.tree.root import Root
-from builder.tree.spec import ISOLATED, TREE_PATH
+from builder.entrance import confined
+from builder.errors import ToolMissing, VerificationFailed
+from builder.image_settings import jail_tree
+from builder.tree.spec import ISOLATED
 
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
 
@@ -26,20 +26,8 @@ NOT_PROVEN = (
 )
 """What no run through qemu can show."""
 
-ENTERING = ("setpriv: ", "unshare: ", "mount: ", "prlimit: ")
-"""How stderr begins where this machine cannot enter the tree, whatever is in it."""
-
-# $0 is the tree, $1 the size of the scratch, the rest the command. Data arrives as arguments, never as text.
-_ENTER = """\
-set -e
-mount --bind "$0" "$0"
-mount -o remount,bind,ro,nosuid,nodev "$0"
-mount -t tmpfs -o "size=$1,nr_inodes=4096,mode=1777,nosuid,nodev" tmpfs "$0/tmp"
-shift
-exec 3>&2 2>/dev/null
-(exec "$@" 2>&3 3>&-)
-exit $?
-"""
+_QEMU_BYTES = 1 << 30
+"""What qemu takes of the address space besides the program's own."""
 
 
 @dataclass(frozen=True)
@@ -103,35 +91,32 @@ def emulated(root: Path, settings: Mapping[str, Any], timeout_s: float) -> Emula
     machine is not set up for it.
     """
     limits = settings["limits"]
-    tree = str(root / TREE_PATH.lstrip("/"))
-    jail = Root(Path(tree))
+    jail = jail_tree(root)
+    if not jail.is_file(settings["python"]):
+        raise VerificationFailed(f"{settings['python']} of the tree is no file", "build the image again")
     check_entry(jail.host(jail.resolve(settings["python"]).path))
-    folders = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     home = "/tmp"  # noqa: S108 - of the jail
     environment = dict(settings["env"]) | {"HOME": home, "TMPDIR": home}
-    namespaces = ["--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child"]
-    if os.geteuid() != 0:
-        namespaces.append("--map-root-user")
+    resources = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: limits["file_size_bytes"],
+        resource.RLIMIT_NOFILE: limits["open_files"],
+        resource.RLIMIT_NPROC: limits["processes"],
+        resource.RLIMIT_AS: limits["memory_bytes"] + _QEMU_BYTES,
+    }
 
     def command(uid: int) -> Sequence[str]:
-        if os.geteuid() == 0:
-            change_root = ["chroot", f"--userspec={uid}:{uid}", "--groups=", tree]
-        else:
-            change_root = ["unshare", f"--map-user={uid}", f"--map-group={uid}", f"--root={tree}"]
-        return (
-            *(
-                "setpriv",
-                "--pdeathsig=KILL",
-            ),  # our end is unshare's, the shell's, and so of all in its namespace
-            *("unshare", *namespaces),
-            *("sh", "-c", _ENTER, tree, str(limits["scratch_bytes"])),
-            *("setpriv", "--no-new-privs"),
-            *("prlimit", "--core=0", f"--fsize={limits['file_size_bytes']}"),
-            *(f"--nofile={limits['open_files']}", f"--nproc={limits['processes']}"),
-            # env looks for the next program where the jail's own PATH says.
-            *("env", "-i", *(f"{name}={value}" for name, value in environment.items())),
-            *(which(change_root[0], path=folders) or change_root[0], *change_root[1:]),
-            *(settings["python"], *ISOLATED),
+        enter = confined(
+            jail.directory,
+            uid,
+            scratch=home,
+            scratch_bytes=limits["scratch_bytes"],
+            scratch_mode="1777",
+            network=False,
+            unprivileged=True,
+            limits=resources,
+            env=[f"{name}={value}" for name, value in environment.items()],
         )
+        return (*enter, settings["python"], *ISOLATED)
 
     return Emulated(command, tuple(settings["sys_path"]), timeout_s * SLOWER, limits["output_bytes"])

@@ -1,15 +1,16 @@
 """Runs code in the jail of a built image on this machine, with no daemon: what `sandbox-build run` does.
 
-The image's root is unpacked once into a cache. Each run then gets namespaces of its own through unshare(1):
-a mount namespace where the root is read-only and /tmp of the jail is a small tmpfs, and a PID namespace that
-takes every process of the run with it. The image's own entrypoint does the lock-down, as in a container.
+The image's root is unpacked once into a cache. Each run then gets namespaces of its own: a mount namespace
+where the root is read-only and all that there is, and /tmp of the jail a small tmpfs; a PID namespace that
+takes every process of the run with it; a user namespace, in which root is nobody outside. The image's own
+entrypoint does the lock-down there, as in a container. It need not be ours: what it can do without is what a
+container's root can.
 """
 
 from __future__ import annotations
 
 import fcntl
 import io
-import json
 import os
 import selectors
 import signal
@@ -17,37 +18,26 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from builder.archive import open_archive, unpack_archive
 from builder.dockerfile import entrypoint
+from builder.entrance import confined, host_program, may_mount
 from builder.errors import BuildError, ToolMissing
+from builder.image_settings import read_settings
 from builder.status import Denied, StatusStream
-from builder.tree.spec import INIT_PATH, SANDBOX_PATH, TREE_PATH
+from builder.tree.spec import INIT_PATH, TREE_PATH
 
 STOPPED_EXITS = {"timeout": 124, "output": 125, "cancelled": 130}
 """What a run that we had to end ends with; timeout(1) has 124, too, and a shell has 130 after Ctrl-C."""
 
 _INIT_USAGE = 208
 """What init ends with that was told nothing to start (docs/exit-codes.md)."""
-
-# $0 is the root, $1 the size of the scratch, the rest the command. Data arrives as arguments, never as text.
-# The shell stays as the init of the PID namespace: it keeps its PR_SET_PDEATHSIG, which setresuid(2) would
-# clear, and the program is then no init, which signals of its own do not reach. What the shell has to say of
-# the program's end does not belong into the program's stderr.
-_ENTER = f"""\
-set -e
-mount --bind "$0" "$0"
-mount -o remount,bind,ro,nosuid,nodev "$0"
-mount -t tmpfs -o "size=$1,nr_inodes=4096,mode=0755,nosuid,nodev" tmpfs "$0{TREE_PATH}/tmp"
-shift
-exec 3>&2 2>/dev/null
-(exec "$@" 2>&3 3>&-)
-exit $?
-"""  # noqa: S108 - the jail's own /tmp
+_USAGE_S = 30
+_USAGE_BYTES = 1 << 16
 
 
 class NotEntered(BuildError):
@@ -56,7 +46,7 @@ class NotEntered(BuildError):
     def __init__(self, code: int) -> None:
         super().__init__(
             f"the jail could not be entered (exit code {code}; its own message is above)",
-            "run as root, or where user namespaces are allowed: `sandbox-build doctor` says which",
+            "run where user namespaces are allowed: `sandbox-build doctor` says which",
         )
         self.code = code
         """What the command that enters it ended with."""
@@ -108,19 +98,22 @@ def run(
     trace: bool = False,
     uid: int | None = None,
     cancel: int | None = None,
+    limit_bytes: int | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Runs the image whose root is `root` and passes its output on as it comes.
 
     `arguments` are the entrypoint's. `code` is read from a descriptor of its own, so that `stdin` is the
-    program's. Time-out and output limit are those of runtime.json unless given. With `trace` denied calls are
-    let through, but for dangerous ones. Threads may run at the same time, each with a `uid` of its own
-    (None: one of this process). Once the descriptor `cancel` can be read, the run is ended.
+    program's. The time-out is that of runtime.json unless given, the output limit unless less is given. With
+    `trace` denied calls are let through, but for dangerous ones. Threads may run at the same time, each with
+    a `uid` of its own (None: one of this process). Once `cancel`, a descriptor, can be read, we end the run.
+    `env` is what the image gets of an environment (None: what its runtime.json keeps of ours).
     """
-    settings = json.loads((root / SANDBOX_PATH.lstrip("/") / "runtime.json").read_bytes())
+    settings = read_settings(root)
     timeout_s = settings["worker_timeout_s"] if timeout_s is None else timeout_s
     uid = own_uid(settings["uid_range"]) if uid is None else uid
     status_read, status_write = os.pipe()
-    passed = [_above_nine(status_write)]
+    passed = [_above_two(status_write)]
     os.close(status_write)
     command = [
         *enter_command(root, settings, uid),
@@ -130,7 +123,7 @@ def run(
         *("--uid", str(uid)),
     ]
     if code is not None:
-        passed.append(_above_nine(code.fileno()))
+        passed.append(_above_two(code.fileno()))
         command += ["--code-fd", str(passed[1])]
     command += arguments
     os.set_blocking(status_read, False)
@@ -142,7 +135,10 @@ def run(
             stdout=stdout or sys.stdout.buffer,
             stderr=stderr or sys.stderr.buffer,
             timeout_s=timeout_s,
-            limit_bytes=settings["limits"]["output_bytes"],
+            limit_bytes=min(
+                [settings["limits"]["output_bytes"], *([] if limit_bytes is None else [limit_bytes])]
+            ),
+            env=kept_environment(settings["env_keep"]) if env is None else env,
             handed_over=passed,
             status=(status_file, status),
             cancel=cancel,
@@ -160,6 +156,7 @@ def supervise(
     stderr: BinaryIO,
     timeout_s: float,
     limit_bytes: int,
+    env: Mapping[str, str],
     handed_over: Sequence[int] = (),
     status: tuple[io.FileIO, StatusStream] | None = None,
     cancel: int | None = None,
@@ -171,11 +168,12 @@ def supervise(
     """
     terminal = _read_only_terminal(stdin)
     try:
-        process = subprocess.Popen(  # noqa: S603 - a list, never a shell; see _ENTER
+        process = subprocess.Popen(  # noqa: S603 - a list, never a shell
             command,
             stdin=stdin if terminal is None else terminal,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=dict(env),
             pass_fds=handed_over,
             start_new_session=True,  # a process group that can be killed as one
         )
@@ -205,46 +203,44 @@ def supervise(
 
 def can_enter(root: Path) -> bool:
     """Whether this machine can enter the image at `root`, whatever then comes of its interpreter."""
-    settings = json.loads((root / SANDBOX_PATH.lstrip("/") / "runtime.json").read_bytes())
-    entered = subprocess.run(  # noqa: S603 - a list, never a shell; see _ENTER
-        [*enter_command(root, settings), INIT_PATH], capture_output=True, check=False
+    exit_code, _ = supervise(
+        [*enter_command(root, read_settings(root)), INIT_PATH],
+        stdin=subprocess.DEVNULL,
+        stdout=io.BytesIO(),
+        stderr=io.BytesIO(),
+        timeout_s=_USAGE_S,
+        limit_bytes=_USAGE_BYTES,
+        env={},
     )
-    return entered.returncode == _INIT_USAGE
+    return exit_code == _INIT_USAGE
 
 
 def enter_command(root: Path, settings: dict[str, Any], uid: int | None = None) -> list[str]:
     """The command that makes `root` the root directory of what follows it, as isolated as can be had.
 
-    `uid` is what the run will have (None: one of this process).
+    `uid` is what the run will have (None: one of this process). As root in a container without CAP_SYS_ADMIN
+    it is chroot(2) and nothing else: there it is the container that confines the image.
     """
-    if os.geteuid() == 0 and not _may_mount():
-        return ["chroot", str(root)]  # in a container: root without CAP_SYS_ADMIN
-    namespaces = ["--mount", "--pid", "--fork", "--kill-child"]
-    change_root = ["chroot", str(root)]
-    if os.geteuid() != 0:
-        # mount(8) wants to be root; the jail wants a uid that is not: one user namespace inside another.
-        namespaces.append("--map-root-user")
-        uid = own_uid(settings["uid_range"]) if uid is None else uid
-        change_root = ["unshare", f"--map-user={uid}", f"--map-group={uid}", "--keep-caps", f"--root={root}"]
-    scratch_bytes = str(settings["limits"]["scratch_bytes"])
-    return [
-        *("setpriv", "--pdeathsig=KILL"),  # our end is unshare's, the shell's, and so of all in its namespace
-        *("unshare", *namespaces),
-        *("sh", "-c", _ENTER, str(root), scratch_bytes, *change_root),
-    ]
+    if os.geteuid() == 0 and not may_mount():
+        return [host_program("chroot"), str(root)]
+    return confined(
+        root,
+        own_uid(settings["uid_range"]) if uid is None else uid,
+        scratch=f"{TREE_PATH}/tmp",  # noqa: S108 - the jail's own
+        scratch_bytes=settings["limits"]["scratch_bytes"],
+        scratch_mode="0755",
+        network=settings["network"],
+    )
 
 
-def _may_mount() -> bool:
-    """Whether this process has CAP_SYS_ADMIN (bit 21 of capabilities(7))."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> 21 & 1)
-    return False
+def kept_environment(names: Iterable[str]) -> dict[str, str]:
+    """The variables of our own environment that a run shall have."""
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
-def _above_nine(descriptor: int) -> int:
-    """A copy of `descriptor` that is out of the way of a shell's redirections, which have one digit."""
-    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+def _above_two(descriptor: int) -> int:
+    """A copy of `descriptor` that is out of the way of the standard streams."""
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
 def own_uid(uid_range: Sequence[int], slot: int = 0, slots: int = 1) -> int:

@@ -6,7 +6,6 @@ says of packages that pretend holds here, too.
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import time
@@ -19,17 +18,21 @@ from typing import Any
 from builder import jailrun, verify
 from builder.arch import Arch, host_arch
 from builder.attempt import Attempt, Jailed, Runner, try_import, try_snippet
-from builder.emulation import ENTERING, NOT_PROVEN, emulated
+from builder.emulation import NOT_PROVEN, emulated
+from builder.entrance import ENTERING
 from builder.errors import BuildError, SandboxError, VerificationFailed
+from builder.image_settings import read_settings
 from builder.progress import Progress
 from builder.remedy import Context, Failure, died, explain_import, explain_snippet, render, snippet_holds
 from builder.tree.distributions import normalized
-from builder.tree.spec import SANDBOX_PATH
 
 _MOST_FAILURES = 25
 """So many are told in full."""
 
 _SLOWEST = 5
+
+_MOST_IMPORTS = 10_000
+_LONGEST_NAME = 1_000
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ def prove(
     what config.yaml needs for a soname.
     """
     started = time.monotonic()
-    settings = json.loads((root / SANDBOX_PATH.lstrip("/") / "runtime.json").read_bytes())
+    settings = read_settings(root)
     promises = report["promises"]
     timeout_s = float(promises["timeout_s"])
     runner: Runner
@@ -220,6 +223,11 @@ def _names(
             names.setdefault(name, one)
     for name in report["promises"]["imports"]:
         names.setdefault(name, None)
+    if len(names) > _MOST_IMPORTS or any(len(name) > _LONGEST_NAME for name in names):
+        raise VerificationFailed(
+            f"more than {_MOST_IMPORTS} modules to import, or a name of more than {_LONGEST_NAME} characters",
+            "leave packages out: verify: {skip: [...]}",
+        )
     used: set[str] = set()
     skipped = []
     for name, one in list(names.items()):

@@ -15,6 +15,9 @@ from builder.seccomp.check import check
 PROBE = "import sys; print('%d.%d.%d' % sys.version_info[:3])"
 """Prints the interpreter's version."""
 
+_PROBE_S = 30
+_PROBE_BYTES = 1 << 20
+
 
 def filters(plan: BuildPlan) -> None:
     """Evaluates the plan's compiled filters for every system call and beside every condition.
@@ -50,7 +53,14 @@ def smoke(root: Path) -> Smoke:
     """
     stdout, stderr = io.BytesIO(), io.BytesIO()
     try:
-        outcome = jailrun.run(root, ["-c", PROBE], stdout=stdout, stderr=stderr, timeout_s=30)
+        outcome = jailrun.run(
+            *(root, ["-c", PROBE]),
+            stdout=stdout,
+            stderr=stderr,
+            timeout_s=_PROBE_S,
+            limit_bytes=_PROBE_BYTES,
+            env={},
+        )
     except SandboxError as error:
         said = stderr.getvalue().decode(errors="replace").strip()
         if isinstance(error, jailrun.NotEntered) and jailrun.can_enter(root):

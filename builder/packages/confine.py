@@ -2,17 +2,26 @@
 
 Namespaces of its own (mount, PID, network, IPC, host name; a user namespace where we are not root), a chroot
 that is read-only but for a tmpfs, no network, an unprivileged uid without capabilities, no descriptors, an
-environment of our own, and limits of time, memory, files and processes.
+empty session keyring, an environment of our own, and limits: of time and output for the whole, of the number
+of processes, of each process's address space, of each file and of all files together.
+
+A chroot and no pivot_root(2): to leave a chroot takes CAP_SYS_CHROOT or a descriptor from outside, and the
+build has neither. In return the kernel refuses new user namespaces to whoever is in a chroot, and with them
+capabilities (user_namespaces(7)).
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
+import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from builder.command import run
+from builder.arch import host_arch
+from builder.command import OutOfTime, TooMuchOutput, run
 from builder.errors import BuildError, ToolMissing
 from builder.progress import Progress
 
@@ -20,17 +29,27 @@ GIVEN = "/tmp/in"  # noqa: S108 - in there
 """Where the folder `given` lies in there."""
 OUTPUT = "/tmp/out"  # noqa: S108 - in there
 """The one file that leaves it."""
+FILE_BYTES = 2 << 30
+"""The largest file that can be written in there."""
 
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where the programs of this machine are that make the place: never what the build's own PATH says."""
 _UID = "65534"
 _SCRATCH_BYTES = 4 << 30
-_FILE_BYTES = 2 << 30
-_PROCESSES = 2048
+_MEMORY_BYTES = 4 << 30
+_PROCESSES = 1024
+_SAID_BYTES = 64 << 20
 _LAST_LINES = 15
+_READY = "the place is made"
+_KEYRING = Path(__file__).with_name("keyring.py")
+_KEYCTL = {"x86_64": 250, "aarch64": 219}
+"""The number of keyctl(2), which glibc has no function for."""
 
 # $0 is the root, $1 the given folder, $2 the tools, $3 the output file, $4 the size of the tmpfs, the rest
 # the command. Data arrives as arguments, never as text. A file that is a mount point cannot be replaced by a
-# link. The shell stays as the init of the PID namespace: it keeps its PR_SET_PDEATHSIG, which setresuid(2)
-# would clear.
+# link. In a user namespace what /dev is made of cannot be changed: remounted with `bind`, only its flags are.
+# What is printed before _READY is ours. The shell stays as the init of the PID namespace: it keeps its
+# PR_SET_PDEATHSIG, which setresuid(2) would clear.
 _ENTER = f"""\
 set -e
 umask 022
@@ -41,7 +60,7 @@ for name in null zero full random urandom; do
   : > "$0/dev/$name"
   mount --bind "/dev/$name" "$0/dev/$name"
 done
-mount -o remount,ro,nosuid "$0/dev"
+mount -o remount,bind,ro,nosuid "$0/dev"
 mount -t tmpfs -o "size=$4,mode=1777,nosuid,nodev" tmpfs "$0/tmp"
 mkdir "$0{GIVEN}"
 mkdir -m 1777 "$0/tmp/work"
@@ -55,6 +74,7 @@ mount -t proc -o nosuid,nodev,noexec proc "$0/proc" || :
 root="$0"
 shift 4
 cd "$root"
+echo "{_READY}"
 "$@"
 exit $?
 """
@@ -82,47 +102,72 @@ def run_confined(
 
     BuildError with the command's last lines where it fails or takes too long.
     """
-    lines: list[str] = []
+    lines: deque[str] = deque(maxlen=_LAST_LINES)
+    ready = False
 
     def on_line(line: str) -> None:
+        nonlocal ready
+        if not ready and line == _READY:
+            ready = True
+            return
         lines.append(line)
         progress.detail(line)
 
     output.touch()
     output.chmod(0o666)  # the folder around it is ours alone
-    full = [*_enter(root, (given, tools, output), timeout_s), *command]
     try:
-        run(full, missing="apt-get install util-linux", env=env, on_line=on_line, echo=progress.command)
+        run(
+            [*_enter(root, (given, tools, output), env), *command],
+            missing="apt-get install util-linux",
+            env={"PATH": _PATH},
+            on_line=on_line,
+            echo=progress.command,
+            keep=False,
+            limit_bytes=_SAID_BYTES,
+            timeout_s=timeout_s,
+        )
     except BuildError as error:
-        shown = "".join(f"\n  < {line}" for line in lines[-_LAST_LINES:])
-        if lines and re.match(r"(unshare|mount|setpriv|chroot|prlimit): ", lines[-1]):
+        shown = "".join(f"\n  < {line}" for line in lines)
+        if isinstance(error, OutOfTime):
+            raise BuildError(f"it took longer than {timeout_s} s{shown}") from None
+        if isinstance(error, TooMuchOutput):
+            raise BuildError(f"it printed more than {_SAID_BYTES >> 20} MiB") from None
+        if not ready or (lines and re.match(r"(unshare|chroot|prlimit|env): ", lines[-1])):
             raise NotConfined(
                 f"a build from source cannot be confined on this machine{shown}",
                 "run as root, or where user namespaces are allowed: `sandbox-build doctor` says which",
             ) from None
-        # timeout(1) dies of the same signal.
         if re.search(r": exit code (-9|137)$", error.message.split("\n  < ")[0]):
-            raise BuildError(
-                f"it took longer than {timeout_s} s, or more memory than there is{shown}"
-            ) from None
+            raise BuildError(f"it was killed: it took more memory than there is{shown}") from None
         raise BuildError(f"it failed{shown}") from None
 
 
-def _enter(root: Path, mounted: Sequence[Path], timeout_s: int) -> list[str]:
+def _enter(root: Path, mounted: Sequence[Path], env: Mapping[str, str]) -> list[str]:
     namespaces = ["--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child"]
     # The kernel takes the capabilities when the uid changes, and gives none back.
-    change_root = ["chroot", f"--userspec={_UID}:{_UID}", "--groups=", str(root)]
+    change_root = [_program("chroot"), f"--userspec={_UID}:{_UID}", "--groups=", str(root)]
     if os.geteuid() != 0:
         # mount(8) wants to be root; the build a uid that is not: one user namespace inside another.
         namespaces.append("--map-root-user")
-        change_root = ["unshare", f"--map-user={_UID}", f"--map-group={_UID}", f"--root={root}"]
+        change_root = [_program("unshare"), f"--map-user={_UID}", f"--map-group={_UID}", f"--root={root}"]
     return [
-        # Our end is timeout's, its end unshare's, and so of all in its namespace.
-        *("setpriv", "--pdeathsig=KILL"),
-        *("timeout", "--signal=KILL", str(timeout_s)),
+        # Our end is unshare's, its end the shell's, and so of all in its namespace.
         *("setpriv", "--pdeathsig=KILL", "--no-new-privs"),
+        *(sys.executable, "-I", "-S", str(_KEYRING), str(_KEYCTL[host_arch().machine])),
         *("unshare", *namespaces),
-        *("sh", "-c", _ENTER, str(root), *map(str, mounted), str(_SCRATCH_BYTES)),
-        *("prlimit", f"--nproc={_PROCESSES}", f"--fsize={_FILE_BYTES}", "--core=0"),
+        # A process group of its own: a signal to all of a group does not reach unshare.
+        *("setsid", "sh", "-c", _ENTER, str(root), *map(str, mounted), str(_SCRATCH_BYTES)),
+        *("prlimit", f"--as={_MEMORY_BYTES}", f"--nproc={_PROCESSES}", f"--fsize={FILE_BYTES}", "--core=0"),
+        # Its PATH is for what runs behind the chroot: there may be no env(1) there, and chroot(1) and the
+        # command have absolute paths, so that neither is looked up in it.
+        *("env", "-i", *(f"{name}={value}" for name, value in env.items())),
         *change_root,
     ]
+
+
+def _program(name: str) -> str:
+    """The absolute path of one of this machine's programs."""
+    path = shutil.which(name, path=_PATH)
+    if path is None:
+        raise ToolMissing(f"{name} is not installed", "apt-get install util-linux coreutils")
+    return path

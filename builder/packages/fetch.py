@@ -6,35 +6,25 @@ import hashlib
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
 
-import requests
-from packaging.utils import (
-    InvalidSdistFilename,
-    InvalidWheelFilename,
-    canonicalize_name,
-    parse_sdist_filename,
-    parse_wheel_filename,
-)
+from packaging.utils import canonicalize_name
 from packaging.version import Version
-from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
 
 from builder.errors import BuildError
-from builder.packages.index import Sources, without_passwords
+from builder.packages.index import Sources
+from builder.packages.names import identity, safe_name, sha256_of
 from builder.packages.shelf import Shelf, cache_error, remove
+from builder.packages.transfer import Transfer
 from builder.packages.uv import File, Found, Metadata, Resolution, resolve
 from builder.progress import Progress
 
 _CHUNK_BYTES = 1 << 20
 _AT_ONCE = 6
-_TIMEOUT_S = 60
-_TRIES = 3
 _SCRATCH = "scratch-"
 _ABANDONED_S = 24 * 3600
 
@@ -62,6 +52,7 @@ class Store:
         self._python_version = python_version
         self._progress = progress
         self._stop = threading.Event()
+        self._transfer = Transfer(sources, self._stop)
 
     def get(self, wanted: Sequence[Wanted]) -> dict[str, Path]:
         """Each file by its hash; BuildError where one is not to be had, or is another than it should be."""
@@ -77,8 +68,11 @@ class Store:
         return found
 
     def at_hand(self, wanted: Wanted) -> Path | None:
-        """The file, where no index has to be asked for it."""
-        return self._cached(wanted.sha256) or self._from_folder(wanted)
+        """The file, where no index has to be asked for it; BuildError where the hash is another package's."""
+        path = self._cached(wanted.sha256) or self._from_folder(wanted)
+        if path is not None:
+            _check_name(wanted, path)
+        return path
 
     def in_folder(self, name: str, version: str) -> list[Path]:
         """The wheels of a package that the user's folder has, whatever their hashes."""
@@ -94,21 +88,27 @@ class Store:
         if file.sha256 is not None:
             return file.sha256, self._cached(file.sha256) or self._download(file, file.filename)
         with Scratch(self._cache) as folder:
-            digest = self._transfer(file.url, folder / "file", file.filename)
+            digest = self._transfer.fetch(file, folder / "file", file.filename)
             with (folder / "file").open("rb") as content:
                 return digest, self._keep(digest, file.filename, content)
 
     def _cached(self, sha256: str) -> Path | None:
         entry = self._shelf.find(sha256)
-        return next(entry.iterdir()) if entry else None
+        if entry is None:
+            return None
+        files = list(entry.iterdir())
+        if len(files) == 1 and files[0].is_file() and sha256_of(files[0]) == sha256:
+            return files[0]
+        self._progress.note(f"a file in the cache is damaged, and fetched anew: {entry}")
+        self._shelf.discard(sha256)
+        return None
 
     # From a folder
 
     def _from_folder(self, wanted: Wanted) -> Path | None:
         for path in self._in_folder(wanted):
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() == wanted.sha256:
-                    file.seek(0)
+            if sha256_of(path) == wanted.sha256:
+                with path.open("rb") as file:
                     return self._keep(wanted.sha256, path.name, file)
         return None
 
@@ -159,13 +159,14 @@ class Store:
         found: dict[str, Path] = {}
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             tasks = {
-                pool.submit(self._download, File(f.url, one.sha256, f.is_wheel), f.filename): one
+                pool.submit(self._download, replace(f, sha256=one.sha256), f.filename): one
                 for one, f in located
             }
             try:
                 for task in as_completed(tasks):
                     one = tasks[task]
                     found[one.sha256] = task.result()
+                    _check_name(one, found[one.sha256])
                     self._progress.detail(f"{len(found)} of {len(located)}: {one}")
             except BaseException:
                 self._stop.set()
@@ -178,7 +179,7 @@ class Store:
         name = safe_name(filename)
 
         def fill(work: Path) -> None:
-            digest = self._transfer(file.url, work / name, name)
+            digest = self._transfer.fetch(file, work / name, name)
             if digest != file.sha256:
                 raise BuildError(
                     f"{name}: its hash is {digest}, but {file.sha256} is locked",
@@ -201,55 +202,6 @@ class Store:
                 raise BuildError(f"{name} was changed while it was read", "run this again")
 
         return next(self._shelf.open(sha256, fill).iterdir())
-
-    def _transfer(self, url: str, target: Path, what: str) -> str:
-        """Copies what is at `url` into `target`; returns its SHA-256."""
-        for left in reversed(range(_TRIES)):
-            try:
-                return self._transfer_once(url, target)
-            except requests.RequestException as error:
-                if left and not isinstance(error, requests.HTTPError):
-                    continue
-                reason = error.__cause__ or error.__context__ or error
-                raise BuildError(
-                    f"{what} cannot be fetched: {without_passwords(str(reason))}",
-                    "is the network up? --wheelhouse DIR --no-index needs none",
-                ) from None
-        raise AssertionError
-
-    def _transfer_once(self, url: str, target: Path) -> str:
-        digest = hashlib.sha256()
-        parts = urlsplit(url)
-        with target.open("wb") as file:
-            if parts.scheme == "file":
-                with Path(unquote(parts.path)).open("rb") as source:
-                    while chunk := source.read(_CHUNK_BYTES):
-                        digest.update(chunk)
-                        file.write(chunk)
-                return digest.hexdigest()
-            with self._session() as session:
-                auth = self._sources.credentials(url)
-                with session.get(url, auth=auth, stream=True, timeout=_TIMEOUT_S) as response:
-                    response.raise_for_status()
-                    for chunk in response.iter_content(_CHUNK_BYTES):
-                        if self._stop.is_set():
-                            raise BuildError("stopped")
-                        digest.update(chunk)
-                        file.write(chunk)
-        return digest.hexdigest()
-
-    def _session(self) -> requests.Session:
-        session = requests.Session()
-        retry = Retry(_TRIES, backoff_factor=0.3, status_forcelist=(429, 500, 502, 503, 504))
-        session.mount("https://", HTTPAdapter(max_retries=retry))
-        session.mount("http://", HTTPAdapter(max_retries=retry))
-        # The bundle that uv takes; requests has variables of its own, which come first.
-        environ: Mapping[str, str] = self._sources.environ
-        if not (environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE")):
-            session.verify = environ.get("SSL_CERT_FILE") or True
-        # As it comes: a gzip encoding on the way would be undone, and hashed undone.
-        session.headers["Accept-Encoding"] = "identity"
-        return session
 
 
 class Scratch:
@@ -274,25 +226,12 @@ class Scratch:
         self._folder.cleanup()
 
 
-def identity(filename: str) -> tuple[str, Version, bool] | None:
-    """(normalized name, version, whether it is a wheel) of a file; None where its name says nothing."""
-    try:
-        if filename.endswith(".whl"):
-            name, version, _, _ = parse_wheel_filename(filename)
-            return name, version, True
-        name, version = parse_sdist_filename(filename)
-    except (InvalidWheelFilename, InvalidSdistFilename):
-        return None
-    return name, version, False
-
-
-def safe_name(filename: str) -> str:
-    """`filename`, when it names a wheel or an sdist and nothing else; it was said by an index."""
-    if "/" in filename or "\0" in filename or identity(filename) is None:
+def _check_name(wanted: Wanted, path: Path) -> None:
+    """A lock can give any package the hash of any file."""
+    if identity(path.name) != (canonicalize_name(wanted.name), Version(wanted.version), wanted.is_wheel):
         raise BuildError(
-            f"{filename!r} is the name of no wheel and no sdist", "another index may name it better"
+            f"{wanted}: the locked hash is that of {path.name}", "it was changed by hand: sandbox-build lock"
         )
-    return filename
 
 
 def counted(things: Sequence[object], noun: str) -> str:

@@ -34,7 +34,7 @@ _KEPT_VARIABLES = re.compile(
     r"|(HTTPS?|ALL|NO)_PROXY|(https?|all|no)_proxy|SSL_CERT_(FILE|DIR)|SSL_CLIENT_CERT|NETRC"
     r"|PATH|HOME|LANG|TMPDIR|XDG_\w+"
 )
-_PASSWORD = re.compile(r"(?<=://)[^/@\s]*@")
+_PASSWORD = re.compile(r"(?<=://)[^/\s]*@")
 
 
 @dataclass(frozen=True)

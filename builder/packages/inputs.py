@@ -57,8 +57,8 @@ def read_inputs(
 
     ConfigError with all that is wrong in the list or the requirements file.
     """
-    reading = Reading()
     folder = config_path.parent
+    reading = Reading(folder=folder)
     found_file = None
     if config.dependencies is None:
         if (folder / DIFY_FILE).is_file():

@@ -25,7 +25,9 @@ _PIN = re.compile(
     r"(?: ; platform_machine == '(?P<machine>[a-z0-9_]+)')?"
     r"(?P<hashes>(?: --hash=sha256:[0-9a-f]{64})+)"
 )
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _LOCK_HINT = "sandbox-build lock"
+_HAND_HINT = f"it was changed by hand: {_LOCK_HINT}"
 
 
 @dataclass(frozen=True, order=True)
@@ -143,6 +145,8 @@ def parse(text: str) -> Parsed:
         tools.setdefault(name, []).append(line)
     for value in facts.get("sdist", []):
         name, _, digest = value.partition(" ")
+        if not _SHA256.fullmatch(digest):
+            raise ValueError(f"the sdist of {name[:80]!r} has no SHA-256")
         pins = _pins(tools.get(name, []), ARCHES)
         sources[name] = Source(digest, {arch: found for arch, found in pins.items() if found})
     found = _pins([line for _, line in lines], arches)
@@ -208,10 +212,16 @@ def _disagreements(path: Path, parsed: Parsed, inputs: Inputs) -> Iterable[tuple
     if changed:
         yield f"{path}: config and lock disagree: {'; '.join(changed)}", _LOCK_HINT
     elif parsed.facts.get("inputs") != (inputs.digest,):
-        yield f"{path}: its digest is not that of what it says", f"it was changed by hand: {_LOCK_HINT}"
+        yield f"{path}: its digest is not that of what it says", _HAND_HINT
     lacking = sorted(set(inputs.from_source) - set(parsed.sources))
     if lacking and not changed:
-        yield f"{path}: no sdist for {', '.join(lacking)}", f"it was changed by hand: {_LOCK_HINT}"
+        yield f"{path}: no sdist for {', '.join(lacking)}", _HAND_HINT
+    for name, source in sorted(parsed.sources.items()):
+        if name not in inputs.from_source and not changed:
+            yield f"{path}: an sdist of {name!r}, which is not built from source", _HAND_HINT
+        for arch, pins in sorted(parsed.pins.items()):
+            if any(pin.name == name and source.sdist not in pin.hashes for pin in pins):
+                yield f"{path}: the sdist of {name!r} is not among its hashes for {arch}", _HAND_HINT
 
 
 def _changes(key: str, parsed: Parsed, wanted: Iterable[str]) -> Iterable[str]:

@@ -69,10 +69,16 @@ class Reading:
     problems: list[tuple[str, str | None]] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     """The files that were read: none twice."""
+    folder: Path = Path()
+    """None that lies outside of it is read: a stranger's config must not show this machine's files."""
 
 
 def read_file(path: Path, reading: Reading, *, constraints: bool = False, named_at: str = "") -> None:
     """Reads the requirements file at `path`, and those that it includes, into `reading`."""
+    if not path.resolve().is_relative_to(reading.folder.resolve()):
+        what = f"{named_at}{path} leads out of the folder of the config"
+        reading.problems.append((what, "keep a copy beside the config"))
+        return
     if path.resolve() in reading.files:
         reading.problems.append((f"{named_at}{path} is included more than once", "take one of the lines out"))
         return
@@ -92,8 +98,10 @@ def read_file(path: Path, reading: Reading, *, constraints: bool = False, named_
 
 
 def read_requirement(text: str, where: str) -> Wanted | tuple[str, str | None]:
-    """The requirement that `text` is, or what is wrong with it, and a hint."""
-    name = shown(text.split(";", maxsplit=1)[0].strip())
+    """The requirement that `text` is, or what is wrong with it, and a hint.
+
+    What is no requirement is not shown: it may be of a file that was never meant to be one.
+    """
     try:
         requirement = Requirement(text)
     except InvalidRequirement:
@@ -101,11 +109,11 @@ def read_requirement(text: str, where: str) -> Wanted | tuple[str, str | None]:
             # Not shown: URLs carry passwords.
             return f"{where}: a package from a URL cannot be locked", _WHEELHOUSE_HINT
         if text.startswith(("/", "./", "../", "~")) or text.endswith((".whl", ".tar.gz", ".zip")):
-            return f"{where}: {name} is a file, which cannot be locked", _WHEELHOUSE_HINT
+            return f"{where}: a file, which cannot be locked", _WHEELHOUSE_HINT
         if re.search(r"\s--hash\b", text):
             hint = "take the hashes off: the lock file has its own"
-            return f"{where}: {name} comes with hashes", hint
-        return f"{where}: {name} is not a requirement", _LINE_HINT
+            return f"{where}: a requirement with hashes", hint
+        return f"{where}: not a requirement", _LINE_HINT
     if requirement.url:
         return (
             f"{where}: {shown(requirement.name)} comes from a URL, which cannot be locked",
@@ -144,8 +152,9 @@ def _read_line(line: str, path: Path, where: str, reading: Reading, *, constrain
     if line.startswith("-"):
         option = re.split(r"[\s=]", line, maxsplit=1)[0]
         what, hint = next((what, hint) for form, what, hint in _OPTIONS if re.fullmatch(form, option))
-        # The value is not shown: URLs carry passwords.
-        reading.problems.append((f"{where}: {shown(option)}: {what}", hint))
+        # Neither the value, as URLs carry passwords, nor a line that only looks like an option.
+        name = "" if (what, hint) == _OPTIONS[-1][1:] else f"{shown(option)}: "
+        reading.problems.append((f"{where}: {name}{what}", hint))
         return
     found = read_requirement(line, where)
     if isinstance(found, Wanted):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from builder.errors import BuildError
 from builder.progress import Progress
 
+_KEY = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _UNUSED_S = 30 * 24 * 3600
 """An entry that no build has opened for this long goes."""
 
@@ -28,6 +30,7 @@ class Shelf:
 
     def find(self, key: str) -> Path | None:
         """The entry called `key`, if it is there."""
+        _check_key(key)
         entry = self.folder / key
         if not entry.is_dir():
             return None
@@ -46,6 +49,16 @@ class Shelf:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._lock(key):
                 return self.find(key) or self._make(key, fill)
+        except OSError as error:
+            raise cache_error(error, self.folder) from error
+
+    def discard(self, key: str) -> None:
+        """Removes the entry called `key`, which was found to be damaged."""
+        _check_key(key)
+        try:
+            with self._lock(key):
+                if (self.folder / key).is_dir():
+                    self._remove_whole(self.folder / key)
         except OSError as error:
             raise cache_error(error, self.folder) from error
 
@@ -70,10 +83,13 @@ class Shelf:
             with suppress(OSError):
                 if entry.stat().st_mtime < oldest:
                     if entry.is_dir():
-                        # Under another name first: half of an entry must not look like a whole one.
-                        remove(entry.rename(tempfile.mktemp(dir=self.folder, prefix="new-old-")))  # noqa: S306
+                        self._remove_whole(entry)
                     else:
                         entry.unlink()
+
+    def _remove_whole(self, entry: Path) -> None:
+        # Under another name first: half of an entry must not look like a whole one.
+        remove(entry.rename(tempfile.mktemp(dir=self.folder, prefix="new-old-")))  # noqa: S306
 
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:
@@ -85,6 +101,12 @@ class Shelf:
                 self._progress.note("waiting for another build that makes the same")
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _check_key(key: str) -> None:
+    """A key is the name of a folder in the shelf: never a path that leads elsewhere."""
+    if not _KEY.fullmatch(key):
+        raise BuildError(f"{key[:80]!r} is no name of an entry in the cache")
 
 
 def remove(folder: Path) -> None:

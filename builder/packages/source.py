@@ -4,49 +4,51 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tarfile
-import tomllib
-import zipfile
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from email.parser import BytesParser
-from email.policy import compat32
 from importlib import resources
 from pathlib import Path
+from typing import BinaryIO
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.version import Version
 
 from builder.arch import Arch, host_arch
 from builder.base.debian import DebianBase
 from builder.bases import suite_with
 from builder.errors import BuildError, ToolMissing
-from builder.packages.confine import GIVEN, OUTPUT, run_confined
-from builder.packages.fetch import Scratch, Store, Wanted, identity, safe_name
+from builder.packages.confine import FILE_BYTES, GIVEN, OUTPUT, run_confined
+from builder.packages.fetch import Scratch, Store, Wanted
 from builder.packages.index import Sources
 from builder.packages.inputs import Inputs
 from builder.packages.lockfile import Pin, Source
+from builder.packages.names import identity, safe_name, sha256_of
+from builder.packages.sdist import requirements_of, static_requires
 from builder.packages.shelf import Shelf
 from builder.packages.tags import best, fits
 from builder.packages.unpack import unpack
 from builder.packages.uv import Resolution, resolve
+from builder.packages.wheel import read_metadata
 from builder.progress import Progress
 
 TIMEOUT_S = 3600
 
-_FORMAT = 1
+_FORMAT = 2
 """Counts up when the same sdist comes to another wheel."""
 _EPOCH = "315532800"
 """1980: the oldest date that a zip can have."""
-_DEFAULT_REQUIRES = ("setuptools>=40.8.0",)
-"""Of a project that does not say what builds it (PEP 518; as pip and build have it)."""
 _FRONTEND = "build"
+_OTHER = "ask for another version"
 _ESSENTIAL = (
     *("bash", "coreutils", "dash", "diffutils", "findutils", "grep", "gzip", "libc-bin", "perl-base", "sed"),
     *("tar", "util-linux"),
 )
 """What every Debian package counts on without saying so (Debian policy, 3.8)."""
-_PYPROJECT_LIMIT = 1 << 20
+_REQUIRES_BYTES = 1 << 20
+_NAME_BYTES = 256
+_CHUNK_BYTES = 1 << 20
 _NEEDS_HINT = (
     "if a program or a header is missing, name the Debian packages that have it: "
     "from_source: {{{name}: [gcc, libc6-dev, libpython3-dev]}}; or give a wheel of it with --wheelhouse"
@@ -83,7 +85,9 @@ class Built:
         """What decides the wheel."""
         tools = [[pin.name, pin.version, list(pin.hashes)] for pin in self.tools]
         debian = [suite_with(self.inputs.python_version).name, *self.inputs.from_source[self.name]]
-        facts = json.dumps([_FORMAT, self.source.sdist, host_arch().name, debian, tools])
+        facts = json.dumps(
+            [_FORMAT, self.name, self.version, self.source.sdist, host_arch().name, debian, tools]
+        )
         return hashlib.sha256(facts.encode()).hexdigest()
 
 
@@ -116,7 +120,7 @@ def built_wheel(
             f"build it on such a machine, put the wheel into a folder, and lock again with --wheelhouse: "
             f"`sandbox-build wheelhouse DIR --arch {arch.name}` there does it",
         )
-    if hashes is not None and _sha256(wheel) not in hashes:
+    if hashes is not None and sha256_of(wheel) not in hashes:
         progress.note(f"{built.name} {built.version}: built anew, it is not to the byte what was locked")
     return wheel
 
@@ -125,7 +129,7 @@ def prepare(
     inputs: Inputs, name: str, version: str, sdist: Path, sources: Sources, cache: Path, progress: Progress
 ) -> Source:
     """What the build of an sdist takes, locked for each architecture that may build it."""
-    digest = _sha256(sdist)
+    digest = sha256_of(sdist)
     requires = [*static_requires(sdist), _FRONTEND]
     built = Built(inputs, name, version, Source(digest))
 
@@ -148,35 +152,21 @@ def prepare(
     source = locked(requires)
     if Store(cache, sources, inputs.python_version, progress).in_folder(name, version):
         return source  # it has been built
-    more = _run(Built(inputs, name, version, source), sdist, "requires", sources, cache, progress)
-    extra = _requirements(json.loads(more), name)
+    with _run(Built(inputs, name, version, source), sdist, "requires", sources, cache, progress) as output:
+        try:
+            more = json.loads(output.read(_REQUIRES_BYTES))
+        except (ValueError, RecursionError):
+            raise BuildError(f"{name} {version}: its build does not say what it needs", _OTHER) from None
+    extra = requirements_of(more, name)
     have = {pin.name: pin.version for pin in source.tools[host_arch().name]}
     if all(_satisfied(Requirement(text), have) for text in extra):
         return source
     return locked([*requires, *extra])
 
 
-def static_requires(sdist: Path) -> list[str]:
-    """What pyproject.toml says that the build needs."""
-    text = _member(sdist, "pyproject.toml")
-    if text is None:
-        return list(_DEFAULT_REQUIRES)
-    try:
-        system = tomllib.loads(text.decode()).get("build-system", {})
-        requires = system.get("requires", list(_DEFAULT_REQUIRES))
-    except (ValueError, AttributeError):
-        raise BuildError(
-            f"{sdist.name}: its pyproject.toml cannot be read", "ask for another version"
-        ) from None
-    return _requirements(requires, sdist.name)
-
-
 def wheel_requires(wheel: Path) -> tuple[str, ...]:
     """The requirements that a wheel's metadata has."""
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA") and n.count("/") == 1)
-        metadata = BytesParser(policy=compat32).parsebytes(archive.read(name), headersonly=True)
-    return tuple(metadata.get_all("Requires-Dist", []))
+    return tuple(read_metadata(wheel).get_all("Requires-Dist", []))
 
 
 def _build(built: Built, sources: Sources, cache: Path, progress: Progress) -> Path:
@@ -184,19 +174,22 @@ def _build(built: Built, sources: Sources, cache: Path, progress: Progress) -> P
         store = Store(cache, sources, built.inputs.python_version, progress)
         wanted = Wanted(built.name, built.version, built.source.sdist, is_wheel=False)
         sdist = store.get([wanted])[wanted.sha256]
-        with progress.step(f"building {built.name} {built.version} from source"):
-            name, _, content = _run(built, sdist, "wheel", sources, cache, progress).partition(b"\n")
-        filename = name[:256].decode(errors="replace")
-        # What comes out of a build may be anything.
-        if identity(filename) != (built.name, Version(built.version), True):
-            raise BuildError(
-                f"{built.name} {built.version}: its build made {filename!r}", "ask for another version"
-            )
-        (work / safe_name(filename)).write_bytes(content)
+        with (
+            progress.step(f"building {built.name} {built.version} from source"),
+            _run(built, sdist, "wheel", sources, cache, progress) as output,
+        ):
+            # What comes out of a build may be anything.
+            filename = output.readline(_NAME_BYTES).removesuffix(b"\n").decode(errors="replace")
+            if identity(filename) != (built.name, Version(built.version), True):
+                raise BuildError(f"{built.name} {built.version}: its build made {filename!r}", _OTHER)
+            with (work / safe_name(filename)).open("wb") as wheel:
+                while chunk := output.read(_CHUNK_BYTES):
+                    wheel.write(chunk)
 
     return next(Shelf(cache, "built", progress).open(built.key, fill).glob("*.whl"))
 
 
+@contextmanager
 def _run(
     built: Built,
     sdist: Path,
@@ -204,8 +197,8 @@ def _run(
     sources: Sources,
     cache: Path,
     progress: Progress,
-) -> bytes:
-    """Runs inside.py in a confined place, and returns what it leaves."""
+) -> Iterator[BinaryIO]:
+    """Runs inside.py in a confined place, and opens what it leaves: of no more than FILE_BYTES."""
     suite = suite_with(built.inputs.python_version)
     debian = built.inputs.from_source[built.name]
     base = DebianBase(
@@ -221,7 +214,7 @@ def _run(
     with Scratch(cache) as folder:
         given = folder / "in"
         given.mkdir()
-        (given / sdist.name).write_bytes(sdist.read_bytes())
+        shutil.copyfile(sdist, given / sdist.name)
         program = resources.files("builder.packages").joinpath("inside.py").read_bytes()
         (given / "inside.py").write_bytes(program)
         (given / "tools").mkdir()
@@ -245,7 +238,10 @@ def _run(
                 f"{built.name} {built.version} cannot be built from source: {error.message}",
                 _NEEDS_HINT.format(name=built.name),
             ) from None
-        return (folder / "out").read_bytes()
+        if (folder / "out").stat().st_size > FILE_BYTES:
+            raise BuildError(f"{built.name} {built.version}: what its build made is too large", _OTHER)
+        with (folder / "out").open("rb") as output:
+            yield output
 
 
 def _tools(built: Built, python_path: str, sources: Sources, cache: Path, progress: Progress) -> Path:
@@ -255,7 +251,7 @@ def _tools(built: Built, python_path: str, sources: Sources, cache: Path, progre
         store = Store(cache, sources, built.python_version, progress)
         wanted = [Wanted(pin.name, pin.version, pin.hashes[0]) for pin in built.tools]
         wheels = store.get(wanted)
-        files = [wheels[one.sha256] for one in wanted]
+        files = {wheels[one.sha256]: one.sha256 for one in wanted}
         unpack(files, work / "tools", built.python_version, host_arch(), progress, programs=python_path)
 
     facts = [_FORMAT, host_arch().name, python_path, [list(pin.hashes) for pin in built.tools]]
@@ -282,45 +278,6 @@ def _open_to_all(folder: Path) -> None:
         path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def _member(sdist: Path, name: str) -> bytes | None:
-    """A file at the top of the sdist's project; None where there is none."""
-    try:
-        if sdist.suffix == ".zip":
-            with zipfile.ZipFile(sdist) as archive:
-                members = [one for one in archive.infolist() if _is_top(one.filename, name)]
-                return archive.open(members[0]).read(_PYPROJECT_LIMIT) if members else None
-        with tarfile.open(sdist) as tar:
-            for entry in tar:
-                if _is_top(entry.name, name) and entry.isreg():
-                    file = tar.extractfile(entry)
-                    return file.read(_PYPROJECT_LIMIT) if file else None
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
-        raise BuildError(f"{sdist.name}: it is no whole sdist: {error}", "ask for another version") from None
-    return None
-
-
-def _is_top(path: str, name: str) -> bool:
-    return path.removeprefix("./").split("/")[1:] == [name]
-
-
-def _requirements(texts: object, whose: str) -> list[str]:
-    """Requirements that a package's code or files gave; BuildError for what cannot be locked."""
-    found = []
-    for text in texts if isinstance(texts, list) else [texts]:
-        try:
-            requirement = Requirement(str(text))
-        except (InvalidRequirement, TypeError):
-            raise BuildError(
-                f"{whose}: {str(text)[:100]!r} is no requirement", "ask for another version"
-            ) from None
-        if requirement.url:
-            raise BuildError(
-                f"{whose}: {requirement.name} from a URL cannot be locked", "ask for another version"
-            )
-        found.append(str(requirement))
-    return found
-
-
 def _satisfied(requirement: Requirement, have: Mapping[str, str]) -> bool:
     from packaging.utils import canonicalize_name
 
@@ -328,8 +285,3 @@ def _satisfied(requirement: Requirement, have: Mapping[str, str]) -> bool:
         return True
     version = have.get(canonicalize_name(requirement.name))
     return version is not None and not requirement.extras and requirement.specifier.contains(version, True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

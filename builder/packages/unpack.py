@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from builder.progress import Progress
 
 
 def unpack(
-    files: Sequence[Path],
+    files: Mapping[Path, str],
     target: Path,
     python_version: str,
     arch: Arch,
@@ -25,7 +25,7 @@ def unpack(
     *,
     programs: str | None = None,
 ) -> None:
-    """Installs wheels into the new folder `target`; BuildError for those that are not in order.
+    """Installs wheels, each with its SHA-256, into the new folder `target`; BuildError for one not in order.
 
     With `programs`, the path of an interpreter, their programs are installed too, to be run by it.
     """

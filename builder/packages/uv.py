@@ -5,7 +5,6 @@ It reads what indexes and wheels say of themselves; no code of any package is ru
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import tempfile
 import tomllib
@@ -32,6 +31,8 @@ class File:
     sha256: str | None
     """None where the index does not say it."""
     is_wheel: bool
+    size: int | None = None
+    """In bytes; None where the index does not say it."""
 
     @property
     def filename(self) -> str:
@@ -120,18 +121,19 @@ def resolve(wanted: Resolution, sources: Sources, scratch: Path, progress: Progr
 
 
 def install(
-    wheels: Sequence[Path], target: Path, python_version: str, arch: Arch, progress: Progress
+    wheels: Mapping[Path, str], target: Path, python_version: str, arch: Arch, progress: Progress
 ) -> None:
-    """Unpacks `wheels` into `target`, on the disk of `target`; there is neither network nor index for it."""
+    """Unpacks `wheels` into `target`, on the disk of `target`; there is neither network nor index for it.
+
+    Each has the SHA-256 that it must have: uv looks, too.
+    """
     with tempfile.TemporaryDirectory(prefix="uv-", dir=target.parent) as folder:
         work = Path(folder)
         (work / "wheels").mkdir()
         lines = []
-        for wheel in wheels:
+        for wheel, digest in wheels.items():
             (work / "wheels" / wheel.name).symlink_to(wheel.absolute())
             name, version = wheel.name.split("-")[:2]
-            with wheel.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
             lines.append(f"{name}=={version} --hash=sha256:{digest}\n")
         (work / "requirements.txt").write_text("".join(lines))
         sources = Sources(work / "wheels", index=False)
@@ -207,4 +209,4 @@ def _chosen(found: Found, python_version: str, arch: Arch) -> Found:
 
 def _file(entry: Mapping[str, Any], folder: Path, *, is_wheel: bool) -> File:
     url = entry["url"] if "url" in entry else (folder / entry["path"]).as_uri()
-    return File(url, entry.get("hashes", {}).get("sha256"), is_wheel)
+    return File(url, entry.get("hashes", {}).get("sha256"), is_wheel, entry.get("size"))

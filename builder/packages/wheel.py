@@ -15,16 +15,24 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from email.message import Message
+from email.parser import BytesParser
+from email.policy import compat32
 from pathlib import Path
 
 from builder.errors import BuildError
+from builder.packages.boundedzip import METHODS, OversizeError, check_method, opened
+from builder.packages.names import is_of
 
 _UNIX = 3
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ENCRYPTED = 0x1
 _UTF8 = 0x800
 _CHUNK_BYTES = 1 << 20
+_RECORD_BYTES = 64 << 20
+_METADATA_BYTES = 4 << 20
 _SIGNATURES = ("RECORD.jws", "RECORD.p7s")
 GENERATED = {"INSTALLER": b"uv", "REQUESTED": b""}
 """What an installer adds to a dist-info folder, besides RECORD (PEP 376)."""
@@ -67,13 +75,46 @@ class Wheel:
 
 def read_wheel(path: Path) -> Wheel:
     """The wheel at `path`; BuildError with its name and the entry's where it is not in order."""
+    with _opened(path) as archive:
+        return _read(path, archive)
+
+
+def read_metadata(path: Path) -> Message:
+    """What the wheel at `path` says of itself; BuildError where it is not in order."""
+    with _opened(path) as archive:
+        names = [one for one in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", one)]
+        if len(names) != 1:
+            raise _refused(path, f"it has {len(names)} files METADATA")
+        content = _small(path, archive, names[0], _METADATA_BYTES)
+        found = BytesParser(policy=compat32).parsebytes(content, headersonly=True)
+    if not is_of(path, str(found["Name"]), str(found["Version"])):
+        raise _refused(path, "its METADATA has another name or version")
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _read(path, archive)
+        with opened(path) as archive:
+            yield archive
     except UnicodeDecodeError:
         raise _refused(path, "an entry's name is not UTF-8") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except OversizeError as error:
+        raise _refused(path, str(error)) from None
+    except (
+        *(zipfile.BadZipFile, zlib.error, EOFError, csv.Error),
+        *(NotImplementedError, RuntimeError, ValueError),
+    ) as error:
         raise _refused(path, f"it is no whole wheel: {error}") from None
+
+
+def _small(path: Path, archive: zipfile.ZipFile, name: str, limit_bytes: int) -> bytes:
+    """The content of an entry that is read into memory."""
+    entry = archive.getinfo(name)
+    check_method(entry)
+    if entry.file_size > limit_bytes:
+        raise _refused(path, f"its {name.rpartition('/')[2]} has more than {limit_bytes >> 20} MiB")
+    return archive.read(entry)
 
 
 def overlaps(wheels: Sequence[Wheel]) -> Iterator[str]:
@@ -110,6 +151,9 @@ def _read(path: Path, archive: zipfile.ZipFile) -> Wheel:
     if len(infos) != 1:
         raise _refused(path, f"it has {len(infos)} dist-info folders")
     (info,) = infos
+    name, _, version = info.removesuffix(".dist-info").rpartition("-")
+    if not is_of(path, name, version):
+        raise _refused(path, f"its dist-info folder is {info!r}")
     contents = {name: _content(archive, entry) for name, entry in entries.items()}
     _check_record(path, archive, info, contents)
     files: dict[str, Content] = {}
@@ -144,6 +188,8 @@ def _wrong(entry: zipfile.ZipInfo) -> str | None:
         return "is neither a file nor a folder"
     if entry.flag_bits & _ENCRYPTED:
         return "is encrypted"
+    if entry.compress_type not in METHODS:
+        return "is compressed in an unusual way"
     return None
 
 
@@ -164,7 +210,9 @@ def _check_record(path: Path, archive: zipfile.ZipFile, info: str, contents: Map
         raise _refused(path, "it has no RECORD")
     unnamed = {record, *(f"{info}/{name}" for name in _SIGNATURES)}
     listed = set()
-    for row in csv.reader(io.StringIO(archive.read(record).decode(), newline="")):
+    digests: dict[tuple[str, str], str] = {}
+    text = _small(path, archive, record, _RECORD_BYTES).decode()
+    for row in csv.reader(io.StringIO(text, newline="")):
         if not row:
             continue
         name, hashed = row[0], row[1] if len(row) > 1 else ""
@@ -173,19 +221,26 @@ def _check_record(path: Path, archive: zipfile.ZipFile, info: str, contents: Map
         if name not in contents:
             raise _refused(path, f"its RECORD names {name!r}, which it does not have")
         listed.add(name)
-        if not _matches(hashed, contents[name], archive, name):
+        algorithm, _, value = hashed.partition("=")
+        if algorithm not in _HASHES:
+            raise _refused(path, f"its entry {name!r} is not what its RECORD says")
+        if (name, algorithm) not in digests:
+            digests[name, algorithm] = _digest(algorithm, contents[name], archive, name)
+        if digests[name, algorithm] != value.rstrip("="):
             raise _refused(path, f"its entry {name!r} is not what its RECORD says")
     if extra := sorted(set(contents) - listed - unnamed):
         raise _refused(path, f"its RECORD does not name its entry {extra[0]!r}")
 
 
-def _matches(hashed: str, content: Content, archive: zipfile.ZipFile, name: str) -> bool:
-    algorithm, _, value = hashed.partition("=")
+def _digest(algorithm: str, content: Content, archive: zipfile.ZipFile, name: str) -> str:
+    """The hash of an entry as RECORD spells it, without the algorithm."""
     if algorithm == "sha256":
-        return content.sha256 == f"sha256={value.rstrip('=')}"
-    if algorithm not in _HASHES:
-        return False
-    return _base64(hashlib.new(algorithm, archive.read(name)).digest()) == value.rstrip("=")
+        return content.sha256.removeprefix("sha256=")
+    digest = hashlib.new(algorithm)
+    with archive.open(name) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return _base64(digest.digest())
 
 
 def _target(path: Path, distribution: str, name: str) -> str | None:

@@ -9,6 +9,9 @@ import re
 from builder.tree.distributions import normalized
 from builder.tree.root import Root, is_below
 
+_MOST_BYTES = 64 << 20
+"""The RECORD of half a million files is as large; beyond it nobody meant well."""
+
 _NAME = re.compile(r"\s*([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)")
 _EXTRA = re.compile(r"\bextra\s*[=!]=")
 
@@ -70,5 +73,7 @@ def _requirements(root: Root, path: str) -> list[tuple[str, bool]]:
 def _text(root: Root, jail_path: str) -> str | None:
     real = root.real(jail_path)
     if real is None or not root.host(real).is_file():
+        return None
+    if root.host(real).stat().st_size > _MOST_BYTES:
         return None
     return root.host(real).read_text(encoding="utf-8", errors="surrogateescape")

@@ -202,7 +202,9 @@ def _plain_imports(root: Path, names: Sequence[str]) -> float:
     settings = json.loads((root / "sandbox/runtime.json").read_bytes())
     tree = root / TREE_PATH.lstrip("/")
     code = "import sys; name, *sys.path[:] = sys.argv[1:]; __import__(name)"
-    command = ["chroot", str(tree), settings["python"], "-I", "-S", "-B", "-c", code]
+    # Looked up here: PATH is to be the jail's.
+    chroot = shutil.which("chroot") or "/usr/sbin/chroot"
+    command = [chroot, str(tree), settings["python"], "-I", "-S", "-B", "-c", code]
     seconds = 0.0
     for name in names:
         # As in the jail: a folder of its own, empty.

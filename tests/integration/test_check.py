@@ -149,6 +149,49 @@ def test_a_config(tmp_path: Path) -> None:
     assert not (tmp_path / "dist").exists()
 
 
+REPORTS: dict[str, object] = {
+    "a list": [],
+    "nothing in it": {},
+    "no architecture of ours": {"arch": ["amd64"]},
+    "distributions without names": {"distributions": [{}]},
+    "promises without a time": {"promises": {"imports": [], "snippets": [], "skip": []}},
+}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_a_report_that_is_not_ours(name: str, shop: Shop) -> None:
+    """Exit code 1 or 2 and a sentence: a report is data of whoever made the image."""
+    changed = REPORTS[name]
+    path = shop.place.root / "sandbox/report.json"
+    report = json.loads(path.read_bytes()) | changed if isinstance(changed, dict) and changed else changed
+    path.write_text(json.dumps(report))
+    result = check_tree(shop)
+    assert result.exit_code in (1, 2)
+    assert "report.json is not as we write it" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_image_that_links_to_this_machine(shop: Shop) -> None:
+    """Its links are its own: what they lead to here is no image."""
+    sandbox = shop.place.root / "sandbox"
+    away = shop.place.root.parent / "away"
+    sandbox.rename(away)
+    sandbox.symlink_to(away)
+    assert (sandbox / "report.json").is_file()
+    result = check_tree(shop)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "not an image that this version has built" in result.stderr
+
+
+def test_more_imports_than_anybody_waits_for(shop: Shop) -> None:
+    """Their number and the length of a name are bounded."""
+    for imports in ([f"module{number}" for number in range(10_001)], ["a" * 1001]):
+        shop.write_report(imports=imports)
+        result = check_tree(shop)
+        assert result.exit_code == 4
+        assert "more than 10000 modules to import, or a name of more than 1000 characters" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

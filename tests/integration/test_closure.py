@@ -24,9 +24,8 @@ from builder.tree.libraries import LibrarySearch
 from builder.tree.root import Root
 from builder.tree.spec import TreeSpec
 from builder.tree.write import copy_contents
-from tests.suite.libraries import wheels
 from tests.suite.place import Place
-from tests.suite.shelf import built_root, debian_packages, unpack_wheels
+from tests.suite.shelf import built_root, debian_packages, locked_packages
 
 ARCH = host_arch()
 CHROOT = "import os, sys; os.chroot(sys.argv[1]); os.chdir('/'); os.execve(sys.argv[2], sys.argv[2:], {})"
@@ -65,11 +64,9 @@ def elf_files(top: Path, *folders: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packages() -> Path:
     """A folder of packages from PyPI."""
-    folder = tmp_path_factory.mktemp("packages")
-    unpack_wheels(wheels(WHEELS), folder)
-    return folder
+    return locked_packages(WHEELS)
 
 
 @pytest.fixture(scope="module")

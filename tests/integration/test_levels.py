@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from builder import entrance
 from builder.arch import host_arch
 from builder.main import main
 from builder.tree.spec import TREE_PATH
@@ -65,11 +67,27 @@ def with_status(result: Result) -> Run:
     return Run(result.exit_code, result.stdout, "\n".join(stderr), json.loads(status))
 
 
+def bind(source: Path, target: Path) -> None:
+    """Puts `source` at `target`, for this process alone."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    target.mkdir()
+    for result in (
+        libc.unshare(0x20000),  # CLONE_NEWNS
+        libc.mount(None, b"/", None, 1 << 18 | 16384, None),  # MS_PRIVATE, MS_REC
+        libc.mount(bytes(source), bytes(target), None, 4096, None),  # MS_BIND
+    ):
+        assert result == 0, os.strerror(ctypes.get_errno())
+
+
 def as_ordinary_user(folder: Path, *arguments: str) -> Result:
     """`sandbox-build ARGUMENTS` by a user without any privilege, whose home is `folder`.
 
-    A fork, not an exec: neither this interpreter nor its packages need be readable to others.
+    A fork, not an exec: this interpreter's packages need not be readable to others. What it starts of itself
+    and of ours is put where that user can read it.
     """
+    python = Path(sys.executable).resolve().relative_to(sys.base_prefix)
+    entering = Path(shutil.copy(entrance.__file__.replace("entrance", "enter"), folder))
+    entering.chmod(0o444)
     with (folder / "out").open("w+b") as out, (folder / "err").open("w+b") as err:
         child = os.fork()
         if child == 0:
@@ -78,6 +96,8 @@ def as_ordinary_user(folder: Path, *arguments: str) -> Result:
                 os.dup2(out.fileno(), 1)
                 os.dup2(err.fileno(), 2)
                 sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+                bind(Path(sys.base_prefix), folder / "python")
+                sys.executable, entrance._PROGRAM = str(folder / "python" / python), entering
                 os.setgroups([])
                 os.setresgid(*[ORDINARY_UID] * 3)
                 os.setresuid(*[ORDINARY_UID] * 3)

@@ -255,7 +255,9 @@ def test_what_uv_does_by_itself_with_a_hostile_wheel(tmp_path: Path) -> None:
         "link": Entry(str(tmp_path).encode(), stat.S_IFLNK | 0o777),
         "suid": Entry(b"", 0o106777),
     }
-    uv.install([wheel(tmp_path, "a", files=files)], inside, "3.13", ARM64, QUIET)
+    path = wheel(tmp_path, "a", files=files)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    uv.install({path: digest}, inside, "3.13", ARM64, QUIET)
     assert not list(tmp_path.rglob("out*"))
     assert not (inside / "link").is_symlink()
     assert (inside / "suid").stat().st_mode & 0o7022 == 0

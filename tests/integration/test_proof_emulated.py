@@ -72,6 +72,24 @@ except OSError as error:
 
 
 @pytest.mark.usefixtures("emulator")
+def test_limits_hold_though_they_are_those_of_qemu(shop: Shop) -> None:
+    """Memory, with what qemu needs besides, and processes. The control of memory is less of it."""
+    code = """
+import resource
+held = bytearray({mebibytes} << 20)
+for kind in (resource.RLIMIT_AS, resource.RLIMIT_NPROC):
+    print(resource.getrlimit(kind))
+"""
+    limits = shop.place.settings["limits"]
+    memory, processes = limits["memory_bytes"] + (1 << 30), limits["processes"]
+    printed = f"({memory}, {memory})\n({processes}, {processes})\n"
+    fits = {"code": code.format(mebibytes=256), "output": printed}
+    assert shop.prove(snippets=[fits]).snippets == 1
+    with pytest.raises(ProofFailed, match="MemoryError"):
+        shop.prove(snippets=[{"code": code.format(mebibytes=3 << 10), "output": None}])
+
+
+@pytest.mark.usefixtures("emulator")
 def test_what_cannot_be_imported_fails(shop: Shop) -> None:
     """An exception is the package's; a crash may be qemu's, and is only not proven."""
     with pytest.raises(ProofFailed, match=f"through qemu in the finished tree of {OTHER.name}") as caught:

@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -29,7 +29,7 @@ from builder.trace import Source, Trace, make_trace, repeat
 from builder.tree.spec import SANDBOX_PATH
 from tests import binfmt
 from tests.suite.place import UID, Place, configured
-from tests.suite.shelf import EVERYTHING, Wheel, build, built_root, scratch
+from tests.suite.shelf import EVERYTHING, build, built_root, scratch
 
 _FOLDER = Path(__file__).parent
 _TIMEOUT_S = 60
@@ -81,17 +81,6 @@ def quick_uses() -> list[str]:
 @cache
 def _facts() -> dict[str, Any]:
     return dict(yaml.safe_load((_FOLDER / "libraries.yaml").read_text()))
-
-
-def wheels(names: Iterable[str] = ()) -> list[Wheel]:
-    """Those of wheels.txt that are called `names`, or all."""
-    found = []
-    for line in (_FOLDER / "wheels.txt").read_text().splitlines():
-        if not line.startswith("#"):
-            pinned, *hashes = line.split()
-            name, version = pinned.split("==")
-            found.append(Wheel(name, version, tuple(one.removeprefix("--hash=sha256:") for one in hashes)))
-    return [wheel for wheel in found if not names or wheel.name in names]
 
 
 def faults_by_default(place: Place, use: Use) -> Iterator[str]:

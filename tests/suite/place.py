@@ -150,9 +150,10 @@ class Place:
         settings = self.settings
         lines = _CONTROL.format(**settings | {"uid": UID, "scratch": SCRATCH})
         python = [settings["python"], "-I", "-S", "-B", "-c", lines]
+        enter = jailrun.enter_command(self.root, settings | {"network": True}, UID)
         try:
             done = subprocess.run(
-                [*jailrun.enter_command(self.root, settings), *python, code, *arguments],
+                [*enter, *python, code, *arguments],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 timeout=timeout_s,

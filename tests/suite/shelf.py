@@ -5,24 +5,26 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 from builder import jailrun
 from builder.arch import Arch, host_arch
+from builder.bases import python_version
+from builder.cli_options import cache
+from builder.config import load_config, parse_base
+from builder.packages import lock_path, open_packages, read_inputs, read_lock
+from builder.progress import Progress
 
 _REPOSITORY = Path(__file__).parents[2]
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sandbox-build" / "for-tests"
+_CACHE = cache() / "for-tests"
 _MAX_AGE_S = 24 * 3600
 """As old as the packages of an image may be."""
 
@@ -95,82 +97,18 @@ def debian_packages(name: str, packages: Sequence[str], suite: str = "trixie") -
     return folder
 
 
-@dataclass(frozen=True)
-class Wheel:
-    """One line of wheels.txt: a distribution, pinned."""
-
-    name: str
-    version: str
-    hashes: tuple[str, ...]
-    """SHA-256 of its file for either architecture."""
-
-    @property
-    def requirement(self) -> str:
-        return f"{self.name}=={self.version} {' '.join(f'--hash=sha256:{one}' for one in self.hashes)}"
-
-
-def unpack_wheels(wheels: Iterable[Wheel], target: Path) -> None:
-    """Puts the packages of `wheels` into the folder `target`; what is not in the cache is fetched."""
-    wheels = list(wheels)
-    folder = _CACHE / "wheels"
-    with _locked(folder):
-        folder.mkdir(exist_ok=True)
-        if missing := [wheel for wheel in wheels if _file(folder, wheel) is None]:
-            _download(missing, folder)
-        for wheel in wheels:
-            path = _file(folder, wheel)
-            if path is None:
-                raise SystemExit(
-                    f"error: {wheel.name} {wheel.version} was not fetched with the hash of wheels.txt"
-                )
-            _unpack(path, target)
-
-
-def _file(folder: Path, wheel: Wheel) -> Path | None:
-    """The file of `wheel`, if it is there and whole."""
-    for path in folder.iterdir():
-        name, version = path.name.removesuffix(".tar.gz").split("-")[:2]
-        if (_plain(name), version) == (_plain(wheel.name), wheel.version) and (
-            hashlib.sha256(path.read_bytes()).hexdigest() in wheel.hashes
-        ):
-            return path
-    return None
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def _download(wheels: Sequence[Wheel], folder: Path) -> None:
-    machine = {"amd64": "x86_64", "arm64": "aarch64"}[host_arch().name]
-    platforms = [f"--platform=manylinux_2_{n}_{machine}" for n in (28, 27, 26, 24, 17)]
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as requirements:
-        requirements.writelines(f"{wheel.requirement}\n" for wheel in wheels)
-        requirements.flush()
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--no-deps"),
-                *("--python-version=3.13", "--implementation=cp", "--abi=cp313", "--abi=abi3", "--abi=none"),
-                *platforms,
-                f"--platform=manylinux2014_{machine}",
-                # jieba has no wheel; it is pure Python.
-                *("--only-binary=:all:", "--no-binary=jieba"),
-                *(f"--dest={folder}", f"--requirement={requirements.name}"),
-            ],
-            check=True,
-        )
-
-
-def _unpack(path: Path, target: Path) -> None:
-    if path.name.endswith(".whl"):
-        with zipfile.ZipFile(path) as wheel:
-            wheel.extractall(target)
-        return
-    with tarfile.open(path) as source, tempfile.TemporaryDirectory() as temporary:
-        source.extractall(temporary, filter="data")
-        package = path.name.split("-")[0]
-        (unpacked,) = Path(temporary).iterdir()
-        shutil.copytree(unpacked / package, target / package)
+def locked_packages(names: Collection[str]) -> Path:
+    """A folder with packages of everything.lock, without what they depend on, as a build installs them."""
+    config, _ = load_config(EVERYTHING, {})
+    arch = host_arch()
+    inputs = read_inputs(config, EVERYTHING, (arch,), python_version(parse_base(config.base), None, None))
+    assert inputs is not None
+    locked = read_lock(lock_path(EVERYTHING), inputs)
+    pins = tuple(pin for pin in locked.pins[arch.name] if pin.name in names)
+    assert len(pins) == len(names)
+    some = replace(locked, pins={arch.name: pins}, sources={})
+    progress = Progress(quiet=True)
+    return open_packages(some, arch, cache=cache(), progress=progress, wheelhouse=None, index=True).directory
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def test_included_files_and_constraints(tmp_path: Path) -> None:
     [
         ("git+https://user:secret@host/x", "a package from a URL cannot be locked", "--wheelhouse"),
         ("six @ https://user:secret@host/x.whl", "'six' comes from a URL", "--wheelhouse"),
-        ("./six-1.0.whl", "'./six-1.0.whl' is a file", "--wheelhouse"),
+        ("./six-1.0.whl", "a file, which cannot be locked", "--wheelhouse"),
         ("-e .", "'-e': an editable package cannot be locked", "--wheelhouse"),
         ("--index-url=https://user:secret@host/", "an index cannot be chosen here", "python_pip_mirror_url"),
         (
@@ -69,8 +69,8 @@ def test_included_files_and_constraints(tmp_path: Path) -> None:
         ("-f /wheels", "a folder of wheels cannot be named here", "--wheelhouse"),
         ("--no-binary :all:", "how a package is installed cannot be said here", "from_source"),
         ("--pre", "options have no meaning here", "take it out"),
-        ("numpy==", "'numpy==' is not a requirement", "a name, with a version"),
-        ("six==1 --hash=sha256:abc", "comes with hashes", "take the hashes off"),
+        ("numpy==", "not a requirement", "a name, with a version"),
+        ("six==1 --hash=sha256:abc", "a requirement with hashes", "take the hashes off"),
         ("-r https://host/r.txt", "a file from a URL cannot be included", "keep a copy"),
         ("-r gone.txt", "gone.txt: No such file or directory", "includes"),
         ("-r r.txt", "r.txt is included more than once", "take one of the lines out"),
@@ -83,6 +83,47 @@ def test_what_cannot_be_honoured_is_refused(tmp_path: Path, line: str, message: 
     assert message in said
     assert hint in (advice or "")
     assert "secret" not in said
+
+
+@pytest.mark.parametrize("link", [True, False])
+@pytest.mark.parametrize("where", ["config", "include", "dify"])
+def test_a_file_from_outside_is_not_read(tmp_path: Path, where: str, link: bool) -> None:
+    """By a path or through a link, named in the config, by a requirements file, or found by itself."""
+    secret = tmp_path / "netrc"
+    secret.write_text("machine host login me password s3cret\n")
+    folder = tmp_path / "project"
+    (folder / "dependencies").mkdir(parents=True)
+    named = "../netrc"
+    if link or where == "dify":
+        named = "dependencies/python-requirements.txt" if where == "dify" else "linked.txt"
+        (folder / named).symlink_to(secret)
+    config = {"config": f"dependencies: {named}\n", "include": "dependencies: r.txt\n", "dify": ""}[where]
+    with pytest.raises(ConfigError) as caught:
+        inputs(folder, config, r=f"-r {named}\n")
+    ((message, hint),) = caught.value.problems
+    assert message.endswith("netrc leads out of the folder of the config") or link or where == "dify"
+    assert "leads out of the folder of the config" in message
+    assert hint == "keep a copy beside the config"
+    assert "machine" not in message
+    # The control: inside of it, it is read.
+    (folder / "r.txt").write_text("numpy\n")
+    assert inputs(folder, "dependencies: r.txt\n") is not None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "machine host password s3cret",
+        "-----BEGIN-s3cret-KEY-----",
+        "/s3cret",
+        "s3cret --hash=x:y",
+        "s3cret==",
+    ],
+)
+def test_a_line_that_is_no_requirement_is_not_shown(tmp_path: Path, line: str) -> None:
+    ((message, hint),) = problems(tmp_path, f"numpy\n{line}\n")
+    assert message.startswith("r.txt:2: ")
+    assert "s3cret" not in f"{message} {hint}"
 
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from packaging.requirements import Requirement
 
 from builder.arch import ARCHES
 from builder.errors import ConfigError
+from builder.packages import install
 from builder.packages.inputs import Inputs
 from builder.packages.lockfile import Lock, Pin, Source, parse, read_lock, render
 
@@ -124,6 +125,14 @@ def test_a_lock_without_an_architecture_is_refused(tmp_path: Path) -> None:
         ("#: arch amd64", "#: arch mips", "its head is not whole"),
         ("#: inputs sha256:", "#: inputs sha256:0", "its digest is not that of what it says"),
         ("#: sdist jieba ", "#: sdist other ", "no sdist for jieba"),
+        ("#: sdist jieba ", "#: sdist other ", "an sdist of 'other', which is not built from source"),
+        (f"#: sdist jieba {A}", "#: sdist jieba ../../..", "the sdist of 'jieba' has no SHA-256"),
+        (f"#: sdist jieba {A}", f"#: sdist jieba {A.upper()}", "the sdist of 'jieba' has no SHA-256"),
+        (
+            f"#: sdist jieba {A}",
+            f"#: sdist jieba {C}",
+            "the sdist of 'jieba' is not among its hashes for amd64",
+        ),
     ],
 )
 def test_a_damaged_lock_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -132,6 +141,22 @@ def test_a_damaged_lock_is_refused(tmp_path: Path, old: str, new: str, message: 
     problems = disagreements(tmp_path / "config.lock", text.replace(old, new, 1))
     assert any(message in said for said, _ in problems), problems
     assert all(hint and "sandbox-build lock" in hint for _, hint in problems)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(LOCK, sources={"jieba": replace(LOCK.sources["jieba"], sdist=B)}),
+        replace(LOCK, sources={"jieba": Source(A, {"amd64": (Pin("setuptools", "80", (C,)),)})}),
+        replace(LOCK, inputs=replace(INPUTS, from_source={"jieba": ("gcc",)})),
+        replace(LOCK, inputs=replace(INPUTS, requirements=("numpy",))),
+    ],
+)
+def test_what_is_built_from_is_in_the_name_of_what_is_installed(changed: Lock) -> None:
+    """The same pins alone are not the same packages: the cache must not give one for the other."""
+    arch = ARCHES["amd64"]
+    assert install._key(replace(LOCK), arch) == install._key(LOCK, arch)
+    assert install._key(changed, arch) != install._key(LOCK, arch)
 
 
 def test_no_lock_file(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""Other programs: what they print, how much of it, and for how long."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+import pytest
+
+from builder.command import OutOfTime, TooMuchOutput, run
+from builder.errors import BuildError, ToolMissing
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_stdout_is_returned_and_stderr_is_not() -> None:
+    assert run(python("import sys; print('a\\r\\nb\\n'); print('err', file=sys.stderr)")) == "a\nb\n\n"
+
+
+def test_lines_are_given_as_they_come() -> None:
+    """stdout and stderr in one; the last line may have no end."""
+    lines: list[str] = []
+    text = run(["sh", "-c", "echo a; echo b >&2; printf 'c\\377'"], on_line=lines.append)
+    assert (text, lines) == ("a\nb\nc\ufffd", ["a", "b", "c\ufffd"])
+
+
+def test_a_failure_has_the_last_lines() -> None:
+    with pytest.raises(BuildError, match=r"exit code 3\n  < 6\n") as caught:
+        run(["sh", "-c", "seq 20 >&2; exit 3"])
+    assert caught.value.message.endswith("  < 20")
+    with pytest.raises(ToolMissing):
+        run(["no-such-program"])
+
+
+def test_a_line_of_any_length_is_cut() -> None:
+    """And the line behind it is whole."""
+    lines: list[str] = []
+    run(python("print('x' * (9 << 20)); print('next')"), on_line=lines.append, keep=False)
+    assert [len(line) for line in lines] == [65536, 4]
+
+
+def test_what_is_not_kept_takes_no_memory() -> None:
+    """Hundreds of megabytes pass by; kept, they would be in memory."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    command = ["sh", "-c", "yes 0123456789abcdef | head -c 150000000"]
+    assert run(command, on_line=lambda _: None, keep=False) == ""
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000
+
+
+@pytest.mark.parametrize("code", ["yes", "yes >&2", "cat /dev/zero"])
+def test_a_program_that_prints_without_end_is_killed(code: str) -> None:
+    with pytest.raises(TooMuchOutput, match="it printed more than 2 MiB"):
+        run(["sh", "-c", f"exec {code}"], limit_bytes=2 << 20)
+
+
+@pytest.mark.parametrize("code", ["exec sleep 60", "exec >&- 2>&-; sleep 60", "exec yes"])
+def test_a_program_that_does_not_end_is_killed(code: str) -> None:
+    """Silent, with its pipes closed, or talking all the time."""
+    started = time.monotonic()
+    with pytest.raises(OutOfTime, match=r"it took longer than 0\.5 s"):
+        run(["sh", "-c", code], timeout_s=0.5, on_line=lambda _: None, keep=False, limit_bytes=1 << 50)
+    assert time.monotonic() - started < 20
