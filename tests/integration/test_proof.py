@@ -145,7 +145,7 @@ FAULTS = {
     "words": Fault(
         "raise ValueError('\\x1b[31mred\\nerror: forged')",
         "print('\\x1b[31mred\\nerror: forged')",
-        "ValueError: ?[31mred",
+        "ValueError: \\x1b[31mred",
         "",
     ),
     "pruned": Fault(
@@ -262,7 +262,8 @@ def test_snippets(shop: Shop) -> None:
     assert [(one.what, one.why, one.hint) for one in found[:6]] == [
         (
             "verify.snippets[0]",
-            "it printed something else:\n--- expected\n+++ printed\n@@ -1,2 +1,2 @@\n one\n-three\n+?[2Jtwo",
+            "it printed something else:\n--- expected\n+++ printed\n"
+            "@@ -1,2 +1,2 @@\n one\n-three\n+\\x1b[2Jtwo",
             leave,
         ),
         ("verify.snippets[1]", "it printed something else:\n-'one'\n+'one\\n'", leave),
