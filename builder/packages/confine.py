@@ -131,7 +131,7 @@ def run_confined(
         if isinstance(error, OutOfTime):
             raise BuildError(f"it took longer than {timeout_s} s{shown}") from None
         if isinstance(error, TooMuchOutput):
-            raise BuildError(f"it printed more than {_SAID_BYTES >> 20} MiB") from None
+            raise BuildError(error.message.rpartition(": ")[2]) from None
         if not ready or (lines and re.match(r"(unshare|chroot|prlimit|env): ", lines[-1])):
             raise NotConfined(
                 f"a build from source cannot be confined on this machine{shown}",

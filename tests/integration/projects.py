@@ -73,8 +73,10 @@ class Project:
 
 
 def fresh_cache(folder: Path) -> dict[str, str]:
-    """The environment of a user who has Debian's packages in the cache, and nothing else."""
+    """The environment of a user who has in the cache what came from Debian, and nothing else."""
     made = folder / "sandbox-build"
     made.mkdir(parents=True)
-    (made / "debian").symlink_to(cache() / "debian")
+    for name in ("debian", "debian-files"):
+        if (cache() / name).is_dir():
+            (made / name).symlink_to(cache() / name)
     return {"XDG_CACHE_HOME": str(folder)}
