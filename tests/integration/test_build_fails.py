@@ -295,7 +295,7 @@ def building(
         ("oci", "building with driver oci", signal.SIGINT),
         ("oci", "building with driver oci", signal.SIGTERM),
         ("oci", "writing the archive", signal.SIGINT),
-        ("oci", "trying the jail", signal.SIGINT),
+        ("oci", "trying its imports", signal.SIGINT),
         ("docker", "building with driver docker", signal.SIGINT),
         ("docker", "writing the archive", signal.SIGTERM),
     ],

@@ -94,7 +94,7 @@ def test_the_hint_for_a_missing_library_mends_the_build(
 
 
 def test_what_auto_takes_from_debian_is_told_once(project: Project) -> None:
-    """The next build starts with it; where nothing changed, none happens."""
+    """The next build starts with it, and then nothing has changed."""
     wheel(
         project.wheels,
         "native",
@@ -103,13 +103,13 @@ def test_what_auto_takes_from_debian_is_told_once(project: Project) -> None:
     project = Project(project.folder, project.wheels, fresh_cache(project.folder / "cache"))
     project.write("dependencies: [native]")
     project.lock()
-    first, second, other = (project.build(output=project.folder / name) for name in ("a", "a", "b"))
-    assert (first.exit_code, second.exit_code, other.exit_code) == (0, 0, 0), first.stderr
-    assert first.stdout == second.stdout == other.stdout
+    first, second = project.build(), project.build()
+    assert (first.exit_code, second.exit_code) == (0, 0), first.stderr
+    assert first.stdout == second.stdout
     told = "  libstdc++.so.6 comes from Debian's package libstdc++6\n"
-    assert [told in done.stderr for done in (first, second, other)] == [True, False, False]
-    assert ["nothing changed" in done.stderr for done in (first, second, other)] == [False, True, False]
-    assert [done.stderr.count("building with driver oci") for done in (first, second, other)] == [2, 0, 1]
+    assert [told in done.stderr for done in (first, second)] == [True, False]
+    assert ["nothing changed" in done.stderr for done in (first, second)] == [False, True]
+    assert [done.stderr.count("building with driver oci") for done in (first, second)] == [2, 0]
 
 
 # Both drivers, and what a failing import leaves
