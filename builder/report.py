@@ -15,6 +15,7 @@ from typing import Any
 from builder.archive import open_archive
 from builder.errors import BuildError, UsageError
 from builder.layers import BoundedInfo
+from builder.tree.distributions import Distribution
 from builder.tree.origin import KINDS, Origin
 from builder.tree.root import MAX_LINKS, parents
 from builder.tree.spec import REPORT_FORMAT, REPORT_PATH
@@ -34,17 +35,6 @@ class Size:
 
     def __add__(self, other: Size) -> Size:
         return Size(self.files + other.files, self.bytes + other.bytes)
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """A package, as the report has it."""
-
-    name: str
-    version: str
-    path: str
-    imports: tuple[str, ...]
-    locked: bool
 
 
 class Report:
