@@ -23,6 +23,12 @@ _TIMEOUT_S = 60
 _TRIES = 3
 _LARGEST_BYTES = 4 << 30
 """Of a file whose size the index does not tell."""
+_SYSTEM_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora and its kin
+    "/etc/ssl/ca-bundle.pem",  # openSUSE
+)
+"""Where distributions have all authorities that the machine trusts, in one file; else requests' own list."""
 _STALL_S = 60
 _STALL_BYTES = 64 << 10
 """So much must come in that time."""
@@ -99,10 +105,11 @@ class Transfer:
         retry = Retry(_TRIES, backoff_factor=0.3, status_forcelist=(429, 500, 502, 503, 504))
         session.mount("https://", HTTPAdapter(max_retries=retry))
         session.mount("http://", HTTPAdapter(max_retries=retry))
-        # The bundle that uv takes; requests has variables of its own, which come first.
+        # What uv trusts; requests has variables of its own, which come first.
         environ: Mapping[str, str] = self._sources.environ
         if not (environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE")):
-            session.verify = environ.get("SSL_CERT_FILE") or True
+            system = next((path for path in _SYSTEM_BUNDLES if Path(path).is_file()), True)
+            session.verify = environ.get("SSL_CERT_FILE") or system
         # As it comes: a gzip encoding on the way would be undone, and hashed undone.
         session.headers["Accept-Encoding"] = "identity"
         return session

@@ -170,6 +170,8 @@ def _run(
         # In place of whatever settings the machine, the user and a project have.
         *("--config-file", str(config), "--directory", str(work)),
         *("--python", sys.executable, "--no-python-downloads", "--no-progress", "--color", "never"),
+        # What this machine trusts, a company's own authority included; uv brings a list of its own else.
+        "--system-certs",
         *sources.options,
     ]
     lines: list[str] = []
