@@ -9,7 +9,7 @@ from typing import Any
 
 from builder.arch import Arch, parse_arch
 from builder.errors import BuildError, MissingLibrary, UsageError, VerificationFailed
-from builder.image_settings import jail_tree, read_json
+from builder.image_settings import jail_tree, read_report
 from builder.progress import Progress
 from builder.proof import Proof, ProofFailed, prove
 from builder.remedy import Failure, render
@@ -19,7 +19,6 @@ from builder.tree.spec import REPORT_PATH, TREE_PATH
 
 _MOST_FAILURES = 50
 _ANEW = "build the image again"
-_MOST_REPORT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def image_root(folder: Path, what: Path) -> Path:
 
 def check_image(root: Path, what: str, progress: Progress) -> Checked:
     """Looks through the image that is unpacked at `root`, and tries it as far as this machine can."""
-    report = read_json(root, REPORT_PATH, _MOST_REPORT_BYTES)
+    report = read_report(root)
     try:
         return _check(root, report, what, progress)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:

@@ -85,14 +85,8 @@ def check(
             wheelhouse=wheelhouse,
             index=not no_index,
             arches=arches,
-            driver="oci",
             output=output,
             cache=cache(),
-            tag=None,
-            push=False,
-            no_cache=False,
-            allow_missing=False,
-            epoch=0,
         )
         checked = [
             Checked(str(config_path), arch, pipeline.closure_of(config, arch, options, progress))

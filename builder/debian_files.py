@@ -18,6 +18,7 @@ from builder.command import run
 from builder.errors import BuildError, MissingLibrary, printable
 from builder.mirror import open_mirror
 from builder.progress import Progress
+from builder.whole_file import whole_file
 
 MAX_AGE_S = 7 * 24 * 3600
 """Which package has a library seldom changes within a release."""
@@ -207,9 +208,8 @@ def _known(entry: Path) -> dict[str, str] | None:
 def _store(entry: Path, index: Mapping[str, str]) -> None:
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=entry.parent, prefix="new-", delete=False) as file:
-            json.dump(index, file, sort_keys=True)
-        Path(file.name).replace(entry)
+        with whole_file(entry, mode=0o600) as file:
+            file.write(json.dumps(index, sort_keys=True).encode())
     except OSError as error:
         raise BuildError(
             f"cache {error.filename or entry}: {error.strerror}", "XDG_CACHE_HOME names another folder for it"

@@ -11,11 +11,12 @@ from pydantic_core import PydanticCustomError
 from builder.config_values import absolute_path, uid_range, variable_name, variable_value
 from builder.errors import BuildError
 from builder.tree.root import Root
-from builder.tree.spec import SANDBOX_PATH, TREE_PATH
+from builder.tree.spec import REPORT_PATH, SANDBOX_PATH, TREE_PATH
 
 SETTINGS_PATH = f"{SANDBOX_PATH}/runtime.json"
 
 _MOST_BYTES = 1 << 20
+_MOST_REPORT_BYTES = 256 << 20
 _ANEW = "build the image again"
 _LIMITS = (
     *("memory_bytes", "cpu_s", "file_size_bytes", "processes"),
@@ -45,6 +46,11 @@ def read_json(root: Path, jail_path: str, most_bytes: int) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError):
         raise BuildError(f"{jail_path} of the image is not JSON", _ANEW) from None
+
+
+def read_report(root: Path) -> Any:
+    """report.json of the image that is unpacked at `root`; BuildError as from read_json."""
+    return read_json(root, REPORT_PATH, _MOST_REPORT_BYTES)
 
 
 def jail_tree(root: Path) -> Root:

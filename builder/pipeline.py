@@ -27,16 +27,16 @@ from builder.errors import (
     SandboxError,
     UsageError,
 )
+from builder.image_settings import read_report
 from builder.output import output_folder
 from builder.packages import DIFY_FILE, Lock, Packages, lock_path, open_packages, read_inputs, read_lock
-from builder.plan import BuildPlan, digest, make_plan
+from builder.plan import DEFAULT_EPOCH, BuildPlan, digest, make_plan
 from builder.progress import Progress
 from builder.proof import prove
 from builder.supplement import Supplement
 from builder.tree.contents import tree_contents
 from builder.tree.origin import report_text
 from builder.tree.root import Root
-from builder.tree.spec import REPORT_PATH
 
 ARCHIVE = "image.tar"
 REPORT = "report.json"
@@ -52,16 +52,16 @@ class Options:
     config_path: Path
     """Beside it lies the lock file."""
     arches: Sequence[Arch]
-    driver: str
-    """auto, docker or oci."""
     output: Path
     cache: Path
-    tag: str | None
+    driver: str = "auto"
+    """auto, docker or oci."""
+    tag: str | None = None
     """NAME:TAG in place of the config's."""
-    push: bool
-    no_cache: bool
-    allow_missing: bool
-    epoch: int
+    push: bool = False
+    no_cache: bool = False
+    allow_missing: bool = False
+    epoch: int = DEFAULT_EPOCH
     """SOURCE_DATE_EPOCH: seconds since 1970."""
     wheelhouse: Path | None = None
     """A folder of wheels, looked into before the index."""
@@ -103,7 +103,7 @@ def build(config: Config, options: Options, progress: Progress) -> tuple[list[Bu
         registry.open_registry(reference)
     driver = choose_driver(options.driver, plans[0].base.kind, progress)
     with output_folder(options.output):
-        built = [_build_arch(config, arch, driver, options, locked, progress) for arch in options.arches]
+        built = [_build_arch(config, plan, driver, options, locked, progress) for plan in plans]
     if not options.push:
         return built, None
     with progress.step(f"pushing {reference}"):
@@ -128,9 +128,7 @@ def read_locked(config: Config, options: Options, progress: Progress) -> Lock | 
     return read_lock(lock_path(options.config_path), inputs)
 
 
-def plan_of(
-    config: Config, arch: Arch, options: Options, locked: Lock | None, base_packages: Sequence[str] = ()
-) -> BuildPlan:
+def plan_of(config: Config, arch: Arch, options: Options, locked: Lock | None) -> BuildPlan:
     """The plan for one architecture."""
     return make_plan(
         config,
@@ -140,7 +138,6 @@ def plan_of(
         allow_missing=options.allow_missing,
         python_version=locked.python_version if locked else None,
         requirements=locked.requested if locked else (),
-        base_packages=base_packages,
     )
 
 
@@ -154,9 +151,9 @@ def closure_of(
     locked = read_locked(config, options, progress)
     packages = _packages(locked, arch, options, progress)
     supplement = _supplement(config, arch, packages, options, progress)
+    plan = plan_of(config, arch, options, locked)
     while True:
-        plan = plan_of(config, arch, options, locked, supplement.packages)
-        target = _open_base(plan, options, progress).rootfs(arch)
+        target = _open_base(plan.with_packages(supplement.packages), options, progress).rootfs(arch)
         if target is None:
             raise UsageError(
                 f"the files of {plan.spec.base} are in Docker: only a build can look through them",
@@ -176,15 +173,15 @@ def closure_of(
 
 
 def _build_arch(
-    config: Config, arch: Arch, driver: Driver, options: Options, locked: Lock | None, progress: Progress
+    config: Config, plan: BuildPlan, driver: Driver, options: Options, locked: Lock | None, progress: Progress
 ) -> Built:
     """Builds one image; where the base lacks libraries that Debian has, again with these."""
-    packages = _packages(locked, arch, options, progress)
-    supplement = _supplement(config, arch, packages, options, progress)
+    packages = _packages(locked, plan.arch, options, progress)
+    supplement = _supplement(config, plan.arch, packages, options, progress)
     while True:
-        plan = plan_of(config, arch, options, locked, supplement.packages)
+        whole = plan.with_packages(supplement.packages)
         try:
-            return _build_one(plan, packages, driver, options, supplement.line_for, progress)
+            return _build_one(whole, packages, driver, options, supplement.line_for, progress)
         except LibrariesMissing as error:
             supplement.add(error)
 
@@ -311,7 +308,7 @@ def _prove(
     """Tries what the config promises in the finished jail, and writes beside it what was shown."""
     with progress.step(f"{plan.reference} for {plan.arch.platform}: unpacking the image"):
         root = jailrun.unpack(finished / ARCHIVE, scratch)
-        report = json.loads((root / REPORT_PATH[1:]).read_bytes())
+        report = read_report(root)
     with progress.step(f"{plan.reference} for {plan.arch.platform}: trying its imports in the jail"):
         proof = prove(root, report, plan.arch, progress, library=line_for)
     for line in proof.lines():

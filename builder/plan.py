@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from builder.arch import Arch, host_arch
@@ -49,6 +49,10 @@ class BuildPlan:
     """NAME:TAG, with the registry where there is one."""
     labels: Mapping[str, str]
 
+    def with_packages(self, packages: Iterable[str]) -> BuildPlan:
+        """The same on a base that has Debian packages besides: nothing else depends on them."""
+        return replace(self, base_packages=tuple(sorted({*self.base_packages, *packages})))
+
     @property
     def foreign(self) -> bool:
         """Whether the image is for another architecture than this machine's."""
@@ -77,13 +81,12 @@ def make_plan(
     allow_missing: bool = False,
     python_version: str | None = None,
     requirements: Sequence[str] = (),
-    base_packages: Sequence[str] = (),
 ) -> BuildPlan:
     """What `config` comes to on `arch`. `tag` (NAME:TAG) replaces the config's image name.
 
     `epoch` is SOURCE_DATE_EPOCH, in seconds; `python_version` and `requirements` (names) are what the locked
-    packages were resolved for, `base_packages` are Debian packages besides those that the config names.
-    ConfigError for system calls that cannot be allowed; UsageError for a `tag` that is no reference.
+    packages were resolved for. ConfigError for system calls that cannot be allowed; UsageError for a `tag`
+    that is no reference.
     """
     base = parse_base(config.base)
     python_path = config.python_path or default_python_path(base)
@@ -116,7 +119,7 @@ def make_plan(
         arch=arch,
         base=base,
         base_mirror=config.base_mirror,
-        base_packages=tuple(sorted({*config.base_packages, *base_packages})),
+        base_packages=tuple(sorted(set(config.base_packages))),
         spec=spec,
         policy=policy,
         policy_bpf=policy_bpf,

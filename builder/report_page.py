@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import posixpath
-import tempfile
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
@@ -21,6 +19,7 @@ from builder.errors import BuildError, UsageError, printable, room_hint
 from builder.explain import human
 from builder.report import Report
 from builder.tree.origin import report_text
+from builder.whole_file import whole_file
 
 _SCRIPTS = ("model.js", "page.js")
 
@@ -50,16 +49,8 @@ def write_report(report: Report, path: Path) -> None:
         )
     content = writer(report).encode()
     try:
-        # Beside the target, for a rename that cannot fail half-way.
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            try:
-                file.write(content)
-                file.close()
-                Path(file.name).chmod(0o666 & ~_umask())
-                Path(file.name).replace(path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        with whole_file(path) as file:
+            file.write(content)
     except OSError as error:
         hint = room_hint(error) or "name a file in a folder that may be written"
         raise BuildError(f"--report {path}: not written: {error.strerror}", hint) from None
@@ -231,9 +222,3 @@ def _row(report: Report, index: int, sizes: Iterable[int], under: str = "") -> d
 def _hash(text: str) -> str:
     """As a Content-Security-Policy names the text of a script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

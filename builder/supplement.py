@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +14,7 @@ from builder.config import Config, parse_base
 from builder.debian_files import hint_for, packages_with
 from builder.errors import LibrariesMissing, MissingLibrary, SandboxError
 from builder.progress import Progress
+from builder.whole_file import whole_file
 
 _SUITE_TO_ASK = "trixie"
 """Whose packages a hint names for a base that is not made of Debian's: their names seldom change."""
@@ -92,6 +91,5 @@ class Supplement:
 
     def _remember(self) -> None:
         self._memory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=self._memory.parent, delete=False) as file:
-            json.dump(self.packages, file)
-        os.replace(file.name, self._memory)  # noqa: PTH105 - a name, not a path
+        with whole_file(self._memory, mode=0o600) as file:
+            file.write(json.dumps(self.packages).encode())

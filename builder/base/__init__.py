@@ -27,9 +27,8 @@ def open_base(
     """The base that config.yaml names; fetches nothing yet.
 
     `cache` is the folder for what is fetched, `refresh` passes over what is there from earlier builds,
-    `packages` are Debian packages besides the
-    interpreter's, `mirror` is where packages come from (None: where mmdebstrap takes them by default).
-    ConfigError (exit 2) for a suite that bases.yaml does not have.
+    `packages` are Debian packages besides the interpreter's, `mirror` is where packages come from (None:
+    where mmdebstrap takes them by default). ConfigError (exit 2) for a suite that bases.yaml does not have.
     """
 
     def debian() -> Base:

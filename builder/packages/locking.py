@@ -8,8 +8,6 @@ https://docs.astral.sh/uv/reference/settings/#dependency-metadata
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from builder.packages.lockfile import Lock, Parsed, Pin, Source, parse, render
 from builder.packages.source import Built, built_wheel, prepare, wheel_requires
 from builder.packages.uv import File, Found, Metadata, Resolution, resolve
 from builder.progress import Progress
+from builder.whole_file import whole_file
 
 _ROUNDS = 10
 """A package from source may ask for others that make it another version, and so on."""
@@ -149,19 +148,8 @@ def write(path: Path, text: str) -> None:
     try:
         if path.is_file() and path.read_bytes() == text.encode():
             return
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-            # As any new file, and not as mkstemp has it.
-            mask = os.umask(0)
-            os.umask(mask)
-            temporary.chmod(0o666 & ~mask)
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with whole_file(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise BuildError(f"{path}: not written: {error.strerror}", room_hint(error)) from error
 

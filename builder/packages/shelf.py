@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import re
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from builder.errors import BuildError
+from builder.errors import BuildError, room_hint
 from builder.progress import Progress
 
 _KEY = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -123,7 +122,6 @@ def remove(folder: Path) -> None:
 
 def cache_error(error: OSError, place: Path) -> BuildError:
     """What to say of an OSError in the cache."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     hint = "XDG_CACHE_HOME names another folder for it"
     message = f"cache {error.filename or place}: {error.strerror or error}"
-    return BuildError(message, f"make room there; {hint}" if full else hint)
+    return BuildError(message, f"make room there; {hint}" if room_hint(error) else hint)

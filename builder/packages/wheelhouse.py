@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +13,9 @@ from builder.packages.index import Sources
 from builder.packages.inputs import Inputs
 from builder.packages.install import wheel_files
 from builder.packages.lockfile import Lock
+from builder.packages.names import sha256_of
 from builder.progress import Progress
+from builder.whole_file import whole_file
 
 
 def fill_wheelhouse(
@@ -53,25 +52,13 @@ def fill_wheelhouse(
 
 def _copy(source: Path, target: Path) -> None:
     if target.exists():
-        if _digest(target) != _digest(source):
+        if sha256_of(target) != sha256_of(source):
             what = f"{target} is there already, and is not the locked file"
             raise BuildError(what, "move it away, or name another folder")
         return
     try:
-        descriptor, name = tempfile.mkstemp(prefix=".new-", dir=target.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as copy, source.open("rb") as original:
-                shutil.copyfileobj(original, copy, 1 << 20)
-            Path(name).chmod(0o644)
-            Path(name).rename(target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with whole_file(target, mode=0o644) as copy, source.open("rb") as original:
+            shutil.copyfileobj(original, copy, 1 << 20)
     except OSError as error:
         hint = "make room there, or name another folder" if room_hint(error) else None
         raise BuildError(f"{target}: not written: {error.strerror}", hint) from error
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -110,23 +110,17 @@ def _prepare(arch: Arch, folder: Path) -> _Assembly:
     options = pipeline.Options(
         config_path=EVERYTHING,
         arches=(arch,),
-        driver="oci",
         output=folder,
         cache=cache(),
-        tag=None,
-        push=False,
-        no_cache=False,
-        allow_missing=False,
-        epoch=0,
     )
     locked = pipeline.read_locked(config, options, QUIET)
     assert locked is not None
     opened = open_packages(locked, arch, cache=cache(), progress=QUIET, wheelhouse=None, index=True)
     supplement = Supplement(config, arch, opened.identity, cache(), QUIET, refresh=False)
+    plan = pipeline.plan_of(config, arch, options, locked)
     while True:
-        plan = pipeline.plan_of(config, arch, options, locked, supplement.packages)
         try:
-            return _assembly(plan, opened, folder)
+            return _assembly(plan.with_packages(supplement.packages), opened, folder)
         except LibrariesMissing as error:
             supplement.add(error)
 

@@ -23,6 +23,9 @@ from tests import binfmt
 from tests.conftest import sandbox_build
 from tests.integration.front import Front, serving
 from tests.integration.servers import HTPASSWD, Relay, running_registry
+from tests.integration.wheelindex import Index
+from tests.integration.wheelindex import serving as serving_wheels
+from tests.integration.wheelproject import Project
 from tests.suite.shelf import QUICK
 
 
@@ -154,3 +157,20 @@ def quick_wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = sandbox_build("wheelhouse", str(folder), f"--config={QUICK}", f"--arch={host_arch().name}")
     assert done.exit_code == 0, done.stderr
     return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project whose packages come from its folder of wheels alone."""
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    made = Project(tmp_path)
+    made.wheels.mkdir()
+    return made
+
+
+@pytest.fixture
+def indexed(project: Project) -> Iterator[tuple[Project, Index]]:
+    """The same, with an index that wants a password."""
+    with serving_wheels(Index(project.wheels, login=("user", "s3cret"))) as index:
+        project.index = index.url
+        yield project, index

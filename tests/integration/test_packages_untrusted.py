@@ -17,10 +17,8 @@ from builder.packages import Lock, read_lock, transfer
 from builder.packages.index import Sources
 from builder.packages.transfer import Transfer
 from builder.packages.uv import File
-from tests.integration.test_packages import ARM64, QUIET, Project, project
+from tests.integration.wheelproject import ARM64, QUIET, Project
 from tests.wheels import wheel
-
-__all__ = ["project"]  # a fixture
 
 
 def changed_lock(project: Project, old: str, new: str) -> Lock:
