@@ -1,4 +1,4 @@
-"""How the run hands its filter's listener to /sandbox/init, which starts a supervisor when one is needed."""
+"""How the run hands over its filter's listener: to init, or to the server, who start a supervisor for it."""
 
 import faulthandler
 import posix
@@ -12,13 +12,17 @@ CMSG_HEADER_BYTES = 16  # struct cmsghdr
 
 
 class Channel:
-    """The run's end of the socket that init made for it."""
+    """The run's end of the socket that init, or the server, made for it."""
 
-    def __init__(self, socket: int, mode: str, status: int | None) -> None:
-        """`mode` is what the supervisor does with denied calls; it writes to `status`, where there is one."""
+    def __init__(self, socket: int, mode: str, status: int | None, message: bytes = b"") -> None:
+        """`mode` is what the supervisor does with denied calls; it writes to `status`, where there is one.
+
+        `message` is what goes with the listener, if not the mode.
+        """
         self.socket = socket
         self.mode = mode
         self.status = status
+        self.message = message or mode.encode()
         self.stacks: tuple[int, int] = (-1, -1)
 
     def move_to(self, number: int) -> bool:
@@ -46,11 +50,11 @@ class Channel:
             posix.close(descriptor)
 
     def hand_over(self, listener: int) -> None:
-        """Sends the listener to init. The filter is in force already: what fails here, aborts."""
+        """Sends the listener. The filter is in force already: what fails here, aborts."""
         read, write = self.stacks
         descriptors = [listener, read, *([] if self.status is None else [self.status])]
         try:
-            _send(self.socket, self.mode.encode(), descriptors)
+            send(self.socket, self.message, descriptors)
             for descriptor in (listener, read, self.socket):
                 posix.close(descriptor)
             # The handler writes the Python stack of the thread that gets the signal, whatever state it is in.
@@ -71,7 +75,7 @@ def _move(descriptor: int, number: int) -> int:
     return number
 
 
-def _send(socket: int, data: bytes, descriptors: list[int]) -> None:
+def send(socket: int, data: bytes, descriptors: list[int]) -> None:
     """sendmsg(2) with SCM_RIGHTS (unix(7)); `socket` would be a module to import."""
     rights = b"".join(descriptor.to_bytes(4, "little") for descriptor in descriptors)
     control = bytearray(

@@ -6,6 +6,8 @@
     entrypoint --status-fd N ...       what is in force, and each denied call, is written to N: JSON
     entrypoint --trace ...             denied calls are let through, but for dangerous ones, and only recorded
     entrypoint --uid N ...             the run gets this uid: for a caller that knows which ones are free
+    entrypoint serve                   the HTTP service: serve.py
+    entrypoint lambda                  the same runs for AWS Lambda: awslambda.py
 
 Started by /sandbox/init, which adds `--init-fd N`, as `python3 -I -S -B /sandbox/entrypoint.pyc`: no
 environment variable, no start-up file of any package (.pth, sitecustomize, usercustomize) and no folder of
@@ -18,15 +20,15 @@ import sys
 
 TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import NoReturn
 
 sys.path.insert(0, "/sandbox")
 
-from runtime import failure, program, seccomp  # noqa: E402
+from runtime import failure, program  # noqa: E402
 from runtime.channel import Channel  # noqa: E402
 from runtime.failure import Refused  # noqa: E402
-from runtime.image import MAX_BYTES, SANDBOX, TooLarge, parse_json, read_all, read_file  # noqa: E402
-from runtime.jail import Jail  # noqa: E402
+from runtime.image import MAX_BYTES, TooLarge, read_all  # noqa: E402
+from runtime.jail import Jail, read_image  # noqa: E402
 
 
 def main(arguments: list[str]) -> None:
@@ -37,6 +39,10 @@ def main(arguments: list[str]) -> None:
         if arguments[:1] == ["--init-fd"]:
             init = descriptor(arguments[1:2], "--init-fd")
             del arguments[:2]
+        if arguments[:1] == ["serve"] or arguments[:1] == ["lambda"]:
+            if init is not None:
+                posix.close(init)
+            start_service(arguments)
         if arguments[:1] == ["--status-fd"]:
             status_descriptor = descriptor(arguments[1:2], "--status-fd")
             del arguments[:2]
@@ -49,7 +55,8 @@ def main(arguments: list[str]) -> None:
         mode = "trace" if request.trace else settings["on_denied"]
         channel = None if init is None else Channel(init, mode, status_descriptor)
         code = request.read_code()
-        jail = Jail(settings, policies, request.uid, status_descriptor, channel)
+        kept = () if status_descriptor is None else (status_descriptor,)
+        jail = Jail(settings, policies, request.uid, kept, channel)
         jail.enter()
     except Refused as refused:
         refuse(refused, status_descriptor)
@@ -57,12 +64,21 @@ def main(arguments: list[str]) -> None:
         refuse(Refused(failure.INTERNAL, f"{type(error).__name__}: {error}"), status_descriptor)
     if status_descriptor is not None:
         try:
-            write_all(status_descriptor, describe(jail))
+            write_all(status_descriptor, jail.describe())
         except OSError:
             posix.write(2, b"sandbox: error: the status could not be written\n")
             posix.abort()  # the filter is loaded: no exit code of ours is left
         posix.close(status_descriptor)
     program.execute(code, request.argv, settings["sys_path"])
+
+
+def start_service(arguments: list[str]) -> None:
+    """Serves until it is told to stop. These modules are no one-shot run's to import."""
+    if arguments[0] == "serve":
+        from runtime import serve as service
+    else:
+        from runtime import awslambda as service  # type: ignore[no-redef]
+    service.main(arguments[1:])
 
 
 class Request:
@@ -126,30 +142,6 @@ def descriptor(values: list[str], option: str) -> int:
     if candidate <= 2:
         raise Refused(failure.USAGE, f"{option} wants an open descriptor above 2")
     return candidate
-
-
-def read_image() -> "tuple[dict[str, Any], dict[str, seccomp.Programs]]":
-    """runtime.json, and the whole of policy.bpf by privilege level."""
-    try:
-        settings = parse_json(read_file(SANDBOX + "/runtime.json"))
-        policy = read_file(SANDBOX + "/policy.bpf")
-    except OSError as error:
-        raise Refused(failure.IMAGE, f"{error.filename}: {error.strerror}", "build the image again") from None
-    except ValueError:
-        raise Refused(failure.IMAGE, "runtime.json is not JSON", "build the image again") from None
-    except TooLarge:
-        raise Refused(failure.IMAGE, "policy.bpf is too large", "build the image again") from None
-    return settings, seccomp.split(policy, settings["policy_instructions"], settings["policy_sha256"])
-
-
-def describe(jail: Jail) -> bytes:
-    """What is in force, as one line of JSON."""
-    namespaces = ", ".join(f'"{name}"' for name in jail.namespaces)
-    return (
-        f'{{"level": "{jail.level}", "uid": {jail.uid}, "landlock_abi": {jail.landlock_abi}, '
-        f'"namespaces": [{namespaces}], "scratch": "{jail.scratch}", '
-        f'"naming": {"true" if jail.naming else "false"}}}\n'
-    ).encode()
 
 
 def refuse(refused: Refused, status_descriptor: int | None) -> "NoReturn":

@@ -1,7 +1,7 @@
 """The image's own files beside the runtime, and the plain JSON that two of them are."""
 
 import posix
-from _json import make_scanner  # `json` itself would import `re`: 11 ms
+from _json import encode_basestring_ascii, make_encoder, make_scanner  # `json` would import `re`: 11 ms
 
 TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
@@ -37,6 +37,20 @@ def parse_json(text: bytes) -> "Any":
     if decoded[end:].strip():
         raise ValueError("not JSON")
     return value
+
+
+def to_json(value: "Any") -> bytes:
+    """`value` as ASCII; TypeError for what JSON has no form for, ValueError for NaN and infinities."""
+    return "".join(_encode(value, 0)).encode()
+
+
+def _no_json(value: object) -> "Any":
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+# What json.JSONEncoder gives its C half: markers (against cycles, of which there are none), default, encoder,
+# indent, separators, sort_keys, skipkeys, allow_nan.
+_encode: "Any" = make_encoder(None, _no_json, encode_basestring_ascii, None, ":", ",", False, False, False)
 
 
 def read_file(path: str) -> bytes:

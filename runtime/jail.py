@@ -13,6 +13,7 @@ from runtime.failure import (
     CHROOT,
     DESCRIPTORS,
     IDENTITY,
+    IMAGE,
     INTERNAL,
     LANDLOCK,
     LIMITS,
@@ -24,16 +25,22 @@ from runtime.failure import (
     USER_NAMESPACE,
     Refused,
 )
+from runtime.image import SANDBOX, TooLarge, parse_json, read_file
 
 TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+    Steps = tuple[tuple[int, str, Callable[["Jail"], None]], ...]
 
 SIGKILL = 9
 S_IFMT, S_IFDIR = 0o170000, 0o040000  # inode(7)
 
 # asm-generic/resource.h
 RLIMIT_CPU, RLIMIT_FSIZE, RLIMIT_CORE, RLIMIT_NPROC, RLIMIT_NOFILE, RLIMIT_AS = 0, 1, 4, 6, 7, 9
+
+SCRATCH_VARIABLES = (b"HOME", b"TMPDIR", b"MPLCONFIGDIR")
 
 NAMESPACE_FLAGS = {"net": kernel.CLONE_NEWNET, "ipc": kernel.CLONE_NEWIPC, "uts": kernel.CLONE_NEWUTS}
 
@@ -59,12 +66,13 @@ class Jail:
         settings: "dict[str, Any]",
         policies: "dict[str, seccomp.Programs]",
         uid: int | None = None,
-        keep_descriptor: int | None = None,
+        keep: "tuple[int, ...]" = (),
         channel: Channel | None = None,
     ) -> None:
-        """`settings` is runtime.json, `policies` the filters of each level; `keep_descriptor` stays open.
+        """`settings` is runtime.json, `policies` the filters of each level; descriptors in `keep` stay open.
 
-        `uid` is for a caller that knows which uids are free (None: one is chosen). `channel` leads to init.
+        `uid` is for a caller that knows which uids are free (None: one is chosen). `channel` leads to init,
+        or to the server.
         """
         self.tree = settings["tree"]
         self.required = settings["level"]
@@ -74,24 +82,49 @@ class Jail:
         self.env = settings["env"]
         self.env_keep = settings["env_keep"]
         self.policies = policies
-        self.keep_descriptor = keep_descriptor
-        self.uid = _choose_uid(*settings["uid_range"]) if uid is None else uid
+        self.keep = keep
+        self.uid = choose_uid(*settings["uid_range"]) if uid is None else uid
         self.level = ""
         self.landlock_abi = 0
         self.namespaces: list[str] = []
         self.scratch = ""
+        """The private folder, as the code will see it."""
+        self.makes_scratch = True
+        """False: the server has made it, or could not."""
+        self.inherited = False
+        """A zygote has chosen the level, left the namespaces and entered the tree already."""
+        self.sets_identity = False
+        """A zygote that is not root any more has kept the capabilities to change user and groups."""
         self.channel = channel
+        self.channel_number = self.limits["open_files"]
+        """The one descriptor on which the filter lets a message through."""
         self.parent = posix.getppid()
         self.naming = False
         """Whether denied calls are named."""
 
     def enter(self) -> None:
         """Does every step; returns with the process locked down, or raises Refused."""
-        for code, doing, step in STEPS:
+        self._do(STEPS)
+
+    def prepare(self) -> None:
+        """Does what one zygote does for all its children; returns, or raises Refused."""
+        self._do(ZYGOTE_STEPS)
+
+    def _do(self, steps: "Steps") -> None:
+        for code, doing, step in steps:
             try:
                 step(self)
             except OSError as error:
                 raise Refused(code, f"{doing}: {error.strerror}") from None
+
+    def describe(self) -> bytes:
+        """What is in force, as one line of JSON."""
+        namespaces = ", ".join(f'"{name}"' for name in self.namespaces)
+        return (
+            f'{{"level": "{self.level}", "uid": {self.uid}, "landlock_abi": {self.landlock_abi}, '
+            f'"namespaces": [{namespaces}], "scratch": "{self.scratch}", '
+            f'"naming": {"true" if self.naming else "false"}}}\n'
+        ).encode()
 
     def close_descriptors(self) -> None:
         for standard in (0, 1, 2):
@@ -99,11 +132,10 @@ class Jail:
             if posix.fstat(standard).st_mode & S_IFMT == S_IFDIR:
                 raise Refused(DESCRIPTORS, f"descriptor {standard} is a folder")
         own = [] if self.channel is None else [self.channel.socket]
-        kept = [] if self.keep_descriptor is None else [self.keep_descriptor]
-        kernel.close_all_but(0, 1, 2, *own, *kept)
+        kernel.close_all_but(0, 1, 2, *own, *self.keep)
 
     def set_limits(self) -> None:
-        if self.channel is not None and not self.channel.move_to(self.limits["open_files"]):
+        if self.channel is not None and not self.channel.move_to(self.channel_number):
             self.channel = None
         kernel.lower_limit(RLIMIT_CORE, 0)
         kernel.lower_limit(RLIMIT_CPU, self.limits["cpu_s"])
@@ -114,6 +146,8 @@ class Jail:
 
     def choose_level(self) -> None:
         """The strongest level that the process has the privileges for; never one that the config excludes."""
+        if self.inherited:
+            return
         effective = kernel.capabilities()[0]
         if posix.getuid() == 0:
             needs = ROOT_NEEDS
@@ -171,7 +205,7 @@ class Jail:
         return True
 
     def leave_namespaces(self) -> None:
-        if not _has(kernel.capabilities()[0], kernel.CAP_SYS_ADMIN):
+        if self.inherited or not _has(kernel.capabilities()[0], kernel.CAP_SYS_ADMIN):
             return  # as in every default container: the seccomp policy stands alone there
         for name in self.wanted_namespaces:
             try:
@@ -185,6 +219,10 @@ class Jail:
             self.namespaces.append(name)
 
     def make_scratch(self) -> None:
+        if not self.makes_scratch:
+            if self.scratch and self.level == "landlock":
+                self.scratch = self.tree + self.scratch
+            return
         tmp = self.tree + "/tmp"  # noqa: S108 - in the jail, and what is made in it is private
         # Only on a file system of its own, a tmpfs that the operator sized: nothing else bounds the writing.
         if posix.stat(tmp).st_dev == posix.stat(self.tree).st_dev:
@@ -202,6 +240,8 @@ class Jail:
         self.scratch = name if self.level == "chroot" else self.tree + name
 
     def change_root(self) -> None:
+        if self.inherited:
+            return
         if self.level == "chroot":
             posix.chroot(self.tree)
             posix.chdir("/")
@@ -209,22 +249,46 @@ class Jail:
             posix.chdir(self.tree)
 
     def give_up_identity(self) -> None:
-        if _has(kernel.capabilities()[0], kernel.CAP_SETPCAP):
-            # Before setresuid, which takes the capability that this needs: capabilities(7).
-            for capability in kernel.bounding_set():
-                kernel.prctl(kernel.PR_CAPBSET_DROP, capability)
-        if posix.getuid() == 0:
+        self._drop_bounding_set()
+        if self.sets_identity or posix.getuid() == 0:
             posix.setgroups([])
             posix.setresgid(self.uid, self.uid, self.uid)
             posix.setresuid(self.uid, self.uid, self.uid)
         if self.uid == 0 or posix.getresuid() != (self.uid,) * 3:
             raise Refused(IDENTITY, f"the user ids are {posix.getresuid()} where {self.uid} was expected")
-        if posix.access(".", posix.W_OK):
+        if posix.access("/" if self.level == "chroot" else self.tree, posix.W_OK):
             raise Refused(
                 IDENTITY,
                 f"the tree can be written by uid {self.uid}",
                 "the tree must belong to another user than the one that runs code in it",
             )
+
+    def keep_set_id(self) -> None:
+        """What a zygote is left with: a user of its own, who may become another one, and no more."""
+        self._drop_bounding_set()
+        kept = 0
+        if posix.getuid() == 0:
+            posix.setgroups([])
+            posix.setresgid(self.uid, self.uid, self.uid)
+            kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
+            posix.setresuid(self.uid, self.uid, self.uid)
+            kept = 1 << kernel.CAP_SETUID | 1 << kernel.CAP_SETGID
+            self.sets_identity = True
+        kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
+        kernel.set_capabilities(kept)
+        if kernel.capabilities() != (kept, kept, 0):
+            raise Refused(CAPABILITIES, "other capabilities are left after capset")
+
+    def enter_scratch(self) -> None:
+        # By now as the run's user: nobody else may enter it.
+        if self.scratch and not self.makes_scratch:
+            posix.chdir(self.scratch)
+
+    def _drop_bounding_set(self) -> None:
+        if _has(kernel.capabilities()[0], kernel.CAP_SETPCAP):
+            # Before setresuid, which takes the capability that this needs: capabilities(7).
+            for capability in kernel.bounding_set():
+                kernel.prctl(kernel.PR_CAPBSET_DROP, capability)
 
     def give_up_capabilities(self) -> None:
         kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
@@ -240,7 +304,7 @@ class Jail:
         }
         environment.update((name.encode(), value.encode()) for name, value in self.env.items())
         if self.scratch:
-            environment.update((name, self.scratch.encode()) for name in (b"HOME", b"TMPDIR"))
+            environment.update((name, self.scratch.encode()) for name in SCRATCH_VARIABLES)
         # The container's own may hold secrets, and machine code reads them where they lie.
         kernel.wipe_environment()
         for value in posix.environ.values():
@@ -291,14 +355,40 @@ STEPS = (
     (CHROOT, "chroot", Jail.change_root),
     (IDENTITY, "giving up user and groups", Jail.give_up_identity),
     (CAPABILITIES, "giving up capabilities", Jail.give_up_capabilities),
+    (SCRATCH, "entering the private scratch folder", Jail.enter_scratch),
     (INTERNAL, "replacing the environment", Jail.replace_environment),
     (NO_NEW_PRIVS, "setting no_new_privs", Jail.forbid_new_privileges),
     (LANDLOCK, "enforcing Landlock", Jail.confine_files),
     (SECCOMP, "loading the seccomp filter", Jail.filter_syscalls),
 )
 
+ZYGOTE_STEPS = (
+    (DESCRIPTORS, "closing inherited descriptors", Jail.close_descriptors),
+    (PRIVILEGES, "choosing the privilege level", Jail.choose_level),
+    (NAMESPACES, "leaving the container's namespaces", Jail.leave_namespaces),
+    (CHROOT, "chroot", Jail.change_root),
+    (CAPABILITIES, "giving up capabilities", Jail.keep_set_id),
+    (INTERNAL, "replacing the environment", Jail.replace_environment),
+    (NO_NEW_PRIVS, "setting no_new_privs", Jail.forbid_new_privileges),
+)
+"""Before a zygote imports any module that config.yaml names."""
 
-def _choose_uid(first: int, count: int) -> int:
+
+def read_image() -> "tuple[dict[str, Any], dict[str, seccomp.Programs]]":
+    """runtime.json, and the whole of policy.bpf by privilege level."""
+    try:
+        settings = parse_json(read_file(SANDBOX + "/runtime.json"))
+        policy = read_file(SANDBOX + "/policy.bpf")
+    except OSError as error:
+        raise Refused(IMAGE, f"{error.filename}: {error.strerror}", "build the image again") from None
+    except ValueError:
+        raise Refused(IMAGE, "runtime.json is not JSON", "build the image again") from None
+    except TooLarge:
+        raise Refused(IMAGE, "policy.bpf is too large", "build the image again") from None
+    return settings, seccomp.split(policy, settings["policy_instructions"], settings["policy_sha256"])
+
+
+def choose_uid(first: int, count: int) -> int:
     """A uid that no other run in this PID namespace has, and one in another container hardly ever.
 
     The process id makes it unique here; the file system's device number, of which each container has its

@@ -14,6 +14,7 @@ from typing import Any
 from builder.errors import BuildError, room_hint
 from builder.tree.bytecode import Compiler, check_version
 from builder.tree.contents import Contents, tree_contents
+from builder.tree.distributions import Distribution, normalized
 from builder.tree.origin import report_text
 from builder.tree.origins import find_origins
 from builder.tree.root import Root
@@ -28,7 +29,7 @@ from builder.tree.write import (
     set_time,
 )
 
-STARTED = ("entrypoint.py", "supervisor.py")
+STARTED = ("entrypoint.py", "supervisor.py", "zygote.py")
 """The runtime's files that an interpreter is started with; the others are modules."""
 
 MOUNT_POINTS = ("dev", "proc", "sys", "tmp")
@@ -135,8 +136,21 @@ def _write_runtime(spec: TreeSpec, contents: Contents, runtime: Path, policy: Pa
     shutil.copyfile(policy, sandbox / "policy.bpf")
     # Small: it is read in a run, while a denied call waits.
     (sandbox / "calls.json").write_text(json.dumps(spec.calls, sort_keys=True, separators=(",", ":")) + "\n")
-    facts = spec.runtime | {"python": contents.interpreter.path, "sys_path": contents.sys_path}
+    facts = spec.runtime | {
+        "python": contents.interpreter.path,
+        "sys_path": contents.sys_path,
+        "dependencies": _dependencies(contents),
+    }
     (sandbox / "runtime.json").write_text(_json(facts))
+
+
+def _dependencies(contents: Contents) -> list[dict[str, str]]:
+    """Name and version of each distribution in the tree; of two with one name the one that is imported."""
+    found: dict[str, Distribution] = {}
+    for one in contents.distributions:  # in the order in which Python looks for modules
+        if one.path in contents.directories or one.path in contents.files:
+            found.setdefault(normalized(one.name), one)
+    return [{"name": one.name, "version": one.version} for _, one in sorted(found.items())]
 
 
 def _write_image_root(image: Path, tree: Path, spec: TreeSpec) -> None:

@@ -1,0 +1,385 @@
+"""The server's end of the zygote: starts it, starts it again, sends its orders and hears its reports."""
+
+import _socket
+import _struct
+import posix
+
+from runtime.image import parse_json, to_json
+from runtime.loop import Event, Loop
+from runtime.processes import kill_by_descriptor
+
+TYPE_CHECKING = False  # typing would be an import
+if TYPE_CHECKING:
+    from typing import Any
+
+ZYGOTE, SUPERVISOR = "/sandbox/zygote.pyc", "/sandbox/supervisor.pyc"
+FIRST_DESCRIPTOR = 10
+"""Programs that the server starts get theirs below; of the server's own, none is there."""
+MESSAGE_BYTES = 1 << 13
+RIGHTS_BYTES = 8 * 4
+MAX_ANSWER_BYTES = 64 << 20
+MAX_SAID_BYTES = 1 << 12
+FIRST_REST_S, MOST_REST_S, GOOD_LIFE_S = 0.05, 5.0, 10.0
+"""Between two starts of a zygote; one that has lived for GOOD_LIFE_S is started again after the first."""
+READY_S = 10.0
+
+
+class PoolDown(Exception):
+    """Nothing can be run now: why."""
+
+
+class Spare:
+    """One process that is locked down and waits for its job, or has it: the server's ends of its pipes."""
+
+    ENDS = ("stdin", "stdout", "stderr", "stderr_write", "job", "status", "pidfd", "listener", "stacks")
+
+    def __init__(self, loop: Loop, number: int, pid: int, ends: list[int], fresh: bool) -> None:
+        self.number = number
+        self.pid = pid
+        self.stdin, self.stdout, self.stderr, self.stderr_write, self.job, self.status, self.pidfd = ends
+        for descriptor in (self.stdin, self.job):
+            posix.set_blocking(descriptor, False)
+        self.listener = self.stacks = -1
+        self.heard = Event(loop)
+        """The listener has come."""
+        self.ended = Event(loop)
+        self.fresh = fresh
+        self.scratch = ""
+        self.facts: dict[str, Any] = {}
+        self.lost = False
+        """It ended because its zygote did."""
+        self.quarantined = False
+        """Something of it could not be ended: its number is never used again."""
+        self.wait_status = 0
+        self.cpu_s = self.cpu_before_s = 0.0
+        self.peak_memory_bytes = 0
+
+
+class Errand:
+    """One that is under way: its answer comes by a pipe."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.begun = Event(loop)
+        self.answer = -1
+
+
+class Keeper:
+    """Keeps one zygote running."""
+
+    def __init__(self, loop: Loop, python: str, environment: dict[str, str], log: "Any") -> None:
+        self.loop = loop
+        self.python = python
+        self.environment = environment
+        self.log = log
+        self.reason = "the zygote has not started yet"
+        """Why no spare can be had; empty while the zygote is up."""
+        self.in_force: dict[str, Any] = {}
+        """What the zygote says of its lock-down."""
+        self.sets_identity = False
+        """Whether each run has a uid of its own."""
+        self.up = Event(loop)
+        self.starts = 0
+        self.pid = 0
+        self.stopping = False
+        self._control: Any = None
+        self._born: dict[int, tuple[Event, list[Spare]]] = {}
+        self._by_number: dict[int, Spare] = {}
+        self._early: dict[int, list[int]] = {}
+        self._by_pid: dict[int, Spare] = {}
+        self._errands: dict[tuple[int, str], Errand] = {}
+        self._errand_pids: set[int] = set()
+
+    # The zygote itself
+
+    async def keep(self) -> None:
+        """Starts the zygote, and again whenever it ends, until `stopping`."""
+        rest_s = FIRST_REST_S
+        while not self.stopping:
+            began = self.loop.now()
+            await self._live_once()
+            if self.stopping:
+                return
+            rest_s = FIRST_REST_S if self.loop.now() - began > GOOD_LIFE_S else min(2 * rest_s, MOST_REST_S)
+            self.log.error("zygote ended", reason=self.reason)
+            await self.loop.sleep(rest_s)
+
+    async def _live_once(self) -> None:
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        said, says = posix.pipe2(posix.O_CLOEXEC)
+        self._control = ours
+        ours.setblocking(False)
+        nothing = _nothing()
+        self.pid = self._start([ZYGOTE, "3"], {0: nothing, 1: says, 2: says, 3: theirs.fileno()})
+        theirs.close()
+        posix.close(says)
+        posix.close(nothing)
+        self.starts += 1
+        hearing = self.loop.spawn(self._hear(ours))
+        listening = self.loop.spawn(self._overhear(said))
+        status, _ = await self.wait_for(self.pid)
+        await hearing.join()  # what it has said before it ended counts
+        listening.cancel()
+        self.pid = 0
+        self.up = Event(self.loop)
+        self.reason = self.reason or f"the zygote ended with status {status}: it is started again"
+        self.loop.forget(ours.fileno())
+        ours.close()
+        for spare in list(self._by_pid.values()):
+            if not spare.fresh:
+                spare.lost = True
+                self._by_pid.pop(spare.pid, None)
+                spare.ended.set()
+        for event, _ in self._born.values():
+            event.set()
+        for errand in self._errands.values():
+            errand.begun.set()
+        self._born.clear()
+        self._errands.clear()
+        self._errand_pids.clear()
+
+    def _start(self, words: list[str], descriptors: dict[int, int], variables: bool = True) -> int:
+        """A new interpreter, with `descriptors` by the number that it gets; its process id."""
+        actions = [(posix.POSIX_SPAWN_DUP2, ours, number) for number, ours in descriptors.items()]
+        command = [self.python, "-I", "-S", "-B", *words]
+        try:
+            return posix.posix_spawn(
+                self.python,
+                command,
+                self.environment if variables else {},
+                file_actions=actions,
+                setsigmask=[],
+            )
+        except OSError as error:
+            raise PoolDown(f"no process could be started: {error.strerror}") from None
+
+    async def wait_for(self, pid: int) -> "tuple[int, Any]":
+        """The wait status and the usage of a child of the server, when it has ended."""
+        pidfd = posix.pidfd_open(pid)
+        try:
+            await self.loop.readable(pidfd)
+        finally:
+            self.loop.forget(pidfd)
+            posix.close(pidfd)
+        _, status, usage = posix.wait4(pid, 0)
+        return status, usage
+
+    async def _hear(self, control: "Any") -> None:
+        """Takes in every report, until nobody is left who could send one."""
+        descriptor = control.fileno()
+        while True:
+            await self.loop.readable(descriptor)
+            while True:
+                try:
+                    message, ancillary, _, _ = control.recvmsg(
+                        MESSAGE_BYTES, _socket.CMSG_SPACE(RIGHTS_BYTES)
+                    )
+                except BlockingIOError:
+                    break
+                except OSError:
+                    return
+                if not message:
+                    return
+                rights = [
+                    number
+                    for _, kind, data in ancillary
+                    if kind == _socket.SCM_RIGHTS
+                    for number in _struct.unpack(f"{len(data) // 4}i", data[: len(data) // 4 * 4])
+                ]
+                self._take_in(message, rights)
+
+    def _take_in(self, message: bytes, rights: list[int]) -> None:
+        word, _, rest = message.partition(b" ")
+        if word == b"up":
+            self.in_force = parse_json(rest)
+            self.sets_identity = self.in_force.pop("sets_identity")
+            self.reason = ""
+            self.up.set()
+        elif word == b"failed":
+            self.reason = rest.decode("utf-8", "replace")
+        elif word == b"born":
+            number, pid = map(int, rest.split())
+            spare = Spare(self.loop, number, pid, rights, fresh=False)
+            self._by_number[number] = self._by_pid[pid] = spare
+            if number in self._early:
+                spare.listener, spare.stacks = self._early.pop(number)
+                spare.heard.set()
+            event, made = self._born.pop(number)
+            made.append(spare)
+            event.set()
+        elif word == b"listener":
+            number = int(rest)
+            if number not in self._by_number:
+                self._early[number] = rights  # the child was faster than the zygote, which tells of its birth
+                return
+            spare = self._by_number[number]
+            spare.listener, spare.stacks = rights
+            spare.heard.set()
+        elif word == b"ended":
+            pid, status, cpu_us, peak = map(int, rest.split())
+            self._errand_pids.discard(pid)
+            if ended := self._by_pid.pop(pid, None):
+                _note(ended, status, cpu_us / 1e6, peak)
+        elif word == b"errand":
+            what, name, pid_text = rest.split()
+            errand = self._errands.pop((int(what), name.decode()))
+            (errand.answer,) = rights
+            self._errand_pids.add(int(pid_text))
+            errand.begun.set()
+
+    async def _overhear(self, said: int) -> None:
+        """Logs what warm modules print in the zygote."""
+        try:
+            while True:
+                await self.loop.readable(said)
+                text = posix.read(said, MAX_SAID_BYTES)
+                if not text:
+                    return
+                self.log.warn("zygote printed", text=text.decode("utf-8", "replace"))
+        finally:
+            self.loop.forget(said)
+            posix.close(said)
+
+    def _order(self, order: "dict[str, Any]") -> None:
+        if self._control is None or not self.up.is_set:
+            raise PoolDown(self.reason)
+        try:
+            self._control.send(to_json(order))
+        except OSError as error:
+            raise PoolDown(f"the zygote takes no orders: {error.strerror}") from None
+
+    # Spares
+
+    async def make_spare(self, number: int, scratch: str, limits: dict[str, int], fresh: bool) -> Spare:
+        """A process that is locked down and waits; PoolDown, with the reason, where that fails."""
+        order = {"number": number, "scratch": scratch, "limits": limits}
+        spare = self._start_fresh(order) if fresh else await self._have_forked(order)
+        spare.scratch = scratch
+        if not await self.loop.readable(spare.status, READY_S):
+            kill_by_descriptor(spare.pidfd)
+            raise PoolDown("a spare was not ready in time")
+        line = posix.read(spare.status, MESSAGE_BYTES)
+        if not line.startswith(b"{"):
+            await spare.ended.wait(READY_S)
+            self.forget(spare)
+            raise PoolDown(line.decode("utf-8", "replace").strip() or "a spare ended before it was ready")
+        spare.facts = parse_json(line)
+        spare.cpu_before_s = spare.facts.get("cpu_s", 0.0)
+        self.close(spare, "status")
+        if spare.facts["naming"]:
+            await spare.heard.wait(READY_S)
+        return spare
+
+    async def _have_forked(self, order: "dict[str, Any]") -> Spare:
+        born = Event(self.loop)
+        made: list[Spare] = []
+        self._born[order["number"]] = born, made
+        self._order(order)
+        await born.wait(READY_S)
+        if not made:
+            raise PoolDown(self.reason or "the zygote made no spare in time")
+        return made[0]
+
+    def _start_fresh(self, order: "dict[str, Any]") -> Spare:
+        """A spare of an interpreter of its own, which is a child of the server."""
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        ours.setblocking(False)
+        pipes = [posix.pipe2(posix.O_CLOEXEC) for _ in range(5)]
+        (stdin, to_stdin), (out, stdout), (err, stderr), (job, to_job), (from_status, status) = pipes
+        given = {0: stdin, 1: stdout, 2: stderr, 3: theirs.fileno(), 4: job, 5: status}
+        try:
+            pid = self._start([ZYGOTE, "--fresh", to_json(order).decode(), "3", "4", "5"], given)
+        finally:
+            theirs.close()
+            for descriptor in (stdin, stdout, job, status):
+                posix.close(descriptor)
+        ends = [to_stdin, out, err, stderr, to_job, from_status, posix.pidfd_open(pid)]
+        spare = Spare(self.loop, order["number"], pid, ends, fresh=True)
+        self._by_number[spare.number] = self._by_pid[pid] = spare
+        self.loop.spawn(self._hear_fresh(ours))
+        self.loop.spawn(self._see_fresh_end(spare))
+        return spare
+
+    async def _hear_fresh(self, control: "Any") -> None:
+        await self._hear(control)
+        self.loop.forget(control.fileno())
+        control.close()
+
+    async def _see_fresh_end(self, spare: Spare) -> None:
+        status, usage = await self.wait_for(spare.pid)
+        self._by_pid.pop(spare.pid, None)
+        _note(spare, status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10)
+
+    def close(self, spare: Spare, *names: str) -> None:
+        """Closes the named ends that are still open."""
+        for name in names:
+            descriptor = getattr(spare, name)
+            if descriptor >= 0:
+                setattr(spare, name, -1)
+                self.loop.forget(descriptor)
+                posix.close(descriptor)
+
+    def forget(self, spare: Spare) -> None:
+        """Closes every end; the process has ended."""
+        self.close(spare, *Spare.ENDS)
+        self._by_number.pop(spare.number, None)
+
+    def living(self) -> set[int]:
+        """The process ids of all spares, runs and errands."""
+        return {*self._by_pid, *self._errand_pids}
+
+    # What is done as the run's user
+
+    async def errand(self, name: str, number: int, **facts: "Any") -> bytes:
+        """Has errands.py do `name` as the user of run `number`; its answer. PoolDown where nobody can."""
+        errand = self._errands[number, name] = Errand(self.loop)
+        self._order({"errand": name, "number": number, **facts})
+        await errand.begun.wait(READY_S)
+        if errand.answer < 0:
+            raise PoolDown(self.reason or "the zygote did not do its errand")
+        parts, size = [], 0
+        try:
+            while size <= MAX_ANSWER_BYTES:
+                await self.loop.readable(errand.answer)
+                data = posix.read(errand.answer, 1 << 16)
+                if not data:
+                    break
+                parts.append(data)
+                size += len(data)
+        finally:
+            self.loop.forget(errand.answer)
+            posix.close(errand.answer)
+        return b"".join(parts)
+
+    def start_supervisor(self, spare: Spare, mode: str, status: int) -> Event:
+        """A supervisor for the calls that this run is denied; what is returned is set when it has ended."""
+        given = {3: spare.listener, 4: spare.stacks, 5: spare.pidfd, 6: status, 2: spare.stderr_write}
+        pid = self._start([SUPERVISOR, mode, "3", "4", "5", "6"], given, variables=False)
+        ended = Event(self.loop)
+
+        async def see_it_end() -> None:
+            await self.wait_for(pid)
+            ended.set()
+
+        self.loop.spawn(see_it_end())
+        return ended
+
+
+def reserve_descriptors() -> None:
+    """Has every descriptor below FIRST_DESCRIPTOR taken, so that none of the server's own is there."""
+    while True:
+        descriptor = posix.dup(2)
+        if descriptor >= FIRST_DESCRIPTOR:
+            posix.close(descriptor)
+            return
+
+
+def _nothing() -> int:
+    """A descriptor that gives nothing to read: /dev/null need not be there."""
+    read, write = posix.pipe2(posix.O_CLOEXEC)
+    posix.close(write)
+    return read
+
+
+def _note(spare: Spare, status: int, cpu_s: float, peak_memory_bytes: int) -> None:
+    spare.wait_status, spare.cpu_s, spare.peak_memory_bytes = status, cpu_s, peak_memory_bytes
+    spare.ended.set()

@@ -1,0 +1,315 @@
+"""What runs jobs: places for `max_workers` runs, spares that are ready for them, and a number for each.
+
+A number out of jail.uid_range is a run's uid, where uids can be had, and names its private folder. It is free
+again when every process of the run is gone and its folder is removed, and not before.
+"""
+
+import posix
+from _collections import deque  # type: ignore[import-not-found]  # `collections` would be an import
+
+from runtime.jail import choose_uid
+from runtime.keeper import Keeper, PoolDown, Spare
+from runtime.loop import Cancelled, Event, Loop, Wait
+from runtime.processes import kill_by_descriptor, kill_tree
+from runtime.run import Job, Outcome, Run
+
+TYPE_CHECKING = False  # typing would be an import
+if TYPE_CHECKING:
+    from typing import Any
+
+    from runtime.run import OnOutput
+
+TRIES = 3
+SCRATCH = "/tmp/run-%d"  # noqa: S108 - in the jail, and private
+
+
+class NoUid(Exception):
+    """Every user id of jail.uid_range has a run."""
+
+
+class Pool:
+    """Runs jobs. `reason` says why it cannot, and is empty where it can."""
+
+    def __init__(self, loop: Loop, settings: "Any", environment: dict[str, str], log: "Any") -> None:
+        """`settings` is settings.py's; `environment` is what the zygote starts with: no secrets."""
+        self.loop = loop
+        self.settings = settings
+        self.log = log
+        self.image: dict[str, Any] = settings.image
+        self.limits: dict[str, int] = self.image["limits"]
+        self.keeper = Keeper(loop, self.image["python"], environment, log)
+        self.counts = {"runs": 0, "spares_made": 0, "spares_lost": 0}
+        self.busy = 0
+        self.scratch_problem = ""
+        """Why runs have no private folder; empty where they have."""
+        self._spare_problem = ""
+        self._queue: deque[Wait] = deque()
+        self._idle: list[Spare] = []
+        self._wanting: deque[Wait] = deque()
+        self._making = 0
+        first, count = self.image["uid_range"]
+        # The zygote's own and that of its errands come first: zygote.py.
+        self._numbers = range(first + 2, first + count)
+        self._next = (choose_uid(first, count) - first) % len(self._numbers)
+        self._taken: set[int] = set()
+
+    @property
+    def reason(self) -> str:
+        """Why nothing can be run."""
+        return self.keeper.reason or self._spare_problem
+
+    @property
+    def timeout_s(self) -> float:
+        """What one run may take, in seconds of wall clock."""
+        return float(self.settings.timeout_s)
+
+    async def start(self) -> None:
+        """Starts the zygote, and goes on when it is up, or cannot be; then `reason` says why."""
+        self.loop.spawn(self._keep())
+        while not self.keeper.up.is_set and not self.keeper.starts > 1:
+            await self.keeper.up.wait(0.05)
+
+    async def stop(self) -> None:
+        """Ends the zygote and with it every run."""
+        self.keeper.stopping = True
+        if self.keeper.pid:
+            posix.kill(self.keeper.pid, 9)
+            while self.keeper.pid:
+                await self.loop.sleep(0.001)
+
+    async def _keep(self) -> None:
+        keeping = self.loop.spawn(self.keeper.keep())
+        while not self.keeper.stopping:
+            if await self.keeper.up.wait(1.0):
+                up = self.keeper.up
+                await self._clear_left()
+                self._fill()
+                while self.keeper.up is up and not self.keeper.stopping:
+                    await self.loop.sleep(0.02)
+                self._idle.clear()
+        await keeping.join()
+
+    async def run(
+        self, job: Job, on_output: "OnOutput | None" = None, cancelled: Event | None = None
+    ) -> Outcome:
+        """Waits for its turn, and runs `job`; PoolDown or NoUid where it cannot be run."""
+        began = self.loop.now()
+        await self._enter()
+        try:
+            spare = await self._take(job)
+            waited_s = self.loop.now() - began
+            self.counts["runs"] += 1
+            run = Run(self, spare, job, on_output, cancelled)
+            try:
+                outcome = await run.carry_out()
+            finally:
+                self.loop.spawn(self._retire(spare))
+            outcome.wait_s = waited_s
+            return outcome
+        finally:
+            self._leave()
+
+    # Places
+
+    async def _enter(self) -> None:
+        if self.busy < self.settings.max_workers and not self._queue:
+            self.busy += 1
+            return
+        wait = Wait()
+        self._queue.append(wait)
+        try:
+            await wait
+        except Cancelled:
+            if wait in self._queue:
+                self._queue.remove(wait)
+            raise
+
+    def _leave(self) -> None:
+        """Gives the place to whoever has waited longest."""
+        self.busy -= 1
+        self.admit()
+
+    def admit(self) -> None:
+        """Lets in as many as there are places: after one is free, or there are more."""
+        while self._queue and self.busy < self.settings.max_workers:
+            wait = self._queue.popleft()
+            if not wait.over:
+                self.busy += 1
+                wait.go_on(None)
+
+    # Spares
+
+    def _fill(self) -> None:
+        """Has as many spares made as shall be ready."""
+        wanted = self.image["serve"]["spares"] + len(self._wanting)
+        while len(self._idle) + self._making < wanted and not self.reason and not self.keeper.stopping:
+            number = self._take_number()
+            if number is None:
+                return
+            self._making += 1
+            self.loop.spawn(self._make_idle(number))
+
+    async def _make_idle(self, number: int) -> None:
+        try:
+            spare = await self._make(number, {}, fresh=False)
+        except PoolDown as down:
+            self._spare_problem = str(down)
+            while self._wanting:
+                self._wanting.popleft().go_on(None, PoolDown(str(down)))
+            self.loop.spawn(self._try_again())
+            return
+        finally:
+            self._making -= 1
+        self._spare_problem = ""
+        self._offer(spare)
+
+    async def _try_again(self) -> None:
+        await self.loop.sleep(1)
+        self._spare_problem = ""
+        self._fill()
+
+    def _offer(self, spare: Spare) -> None:
+        while self._wanting:
+            wait = self._wanting.popleft()
+            if not wait.over:
+                wait.go_on(spare)
+                return
+        self._idle.append(spare)
+        self.loop.spawn(self._mind(spare))
+
+    async def _mind(self, spare: Spare) -> None:
+        """Has one that ends before it got a job replaced."""
+        await spare.ended.wait()
+        if spare in self._idle:
+            self._idle.remove(spare)
+            self.counts["spares_lost"] += 1
+            self.log.warn("spare lost", number=spare.number)
+            await self._retire(spare)
+
+    async def _make(self, number: int, limits: dict[str, int], fresh: bool) -> Spare:
+        try:
+            spare = await self.keeper.make_spare(number, self._make_scratch(number), limits, fresh)
+        except PoolDown:
+            await self._free(number)
+            raise
+        self.counts["spares_made"] += 1
+        return spare
+
+    async def _take(self, job: Job) -> Spare:
+        """A spare for `job`: one that is ready, or one made for its limits."""
+        fresh = job.fresh or self.settings.fresh
+        if fresh or job.limits:
+            if self.reason:
+                raise PoolDown(self.reason)
+            number = self._take_number()
+            if number is None:
+                raise NoUid
+            return await self._make(number, job.limits, fresh)
+        while self._idle:
+            spare = self._idle.pop(0)
+            self._fill()
+            if not spare.ended.is_set:
+                return spare
+            self.loop.spawn(self._retire(spare))
+        if self.reason and not self.keeper.starts:
+            raise PoolDown(self.reason)
+        wait = Wait()
+        self._wanting.append(wait)
+        self._fill()
+        if not self._making and not self.reason:
+            self._wanting.remove(wait)
+            raise NoUid
+        spare: Spare = await wait
+        return spare
+
+    # Numbers and their folders
+
+    def _take_number(self) -> int | None:
+        """The one that was free the longest, or nearly."""
+        for _ in range(len(self._numbers)):
+            number = self._numbers[self._next]
+            self._next = (self._next + 1) % len(self._numbers)
+            if number not in self._taken:
+                self._taken.add(number)
+                return number
+        return None
+
+    def _make_scratch(self, number: int) -> str:
+        """The run's private folder, as the jail sees it; empty where there cannot be one."""
+        path = self.image["tree"] + SCRATCH % number
+        try:
+            posix.mkdir(path, 0o700)
+            if posix.getuid() == 0 and self.keeper.in_force["level"] == "chroot":
+                posix.chown(path, number, number)
+        except OSError as error:
+            self.scratch_problem = str(error.strerror)
+            return ""
+        self.scratch_problem = ""
+        return SCRATCH % number
+
+    async def _retire(self, spare: Spare) -> None:
+        """The process is gone: closes its ends, and frees its number."""
+        self.keeper.forget(spare)
+        if not spare.quarantined:
+            await self._free(spare.number)
+        self._fill()
+
+    async def _free(self, number: int) -> None:
+        if await self._cleared(number):
+            self._taken.discard(number)
+
+    async def _cleared(self, number: int) -> bool:
+        """Removes the private folder; False where something of it is left."""
+        path = self.image["tree"] + SCRATCH % number
+        for _ in range(TRIES):
+            try:
+                posix.rmdir(path)
+                return True
+            except FileNotFoundError:
+                return True
+            except OSError as error:
+                problem = error.strerror
+            try:
+                await self.keeper.errand("clear", number, scratch=self._seen_by_zygote(number))
+            except PoolDown:
+                await self.keeper.up.wait()
+        self.log.error("private folder left", number=number, problem=problem)
+        return False
+
+    def _seen_by_zygote(self, number: int) -> str:
+        inside = self.keeper.in_force.get("level") == "chroot"
+        return SCRATCH % number if inside else self.image["tree"] + SCRATCH % number
+
+    async def _clear_left(self) -> None:
+        """Ends and clears what an earlier zygote, or an earlier server, has left behind."""
+        left = set(self._numbers) & {
+            int(name[4:]) for name in posix.listdir(self.image["tree"] + "/tmp")  # noqa: S108
+            if name.startswith("run-") and name[4:].isdigit()
+        }  # fmt: skip
+        for number in left - self._taken:
+            self._taken.add(number)
+            await self._free(number)
+
+    # For run.py
+
+    async def errand(self, name: str, spare: Spare, **facts: "Any") -> bytes:
+        """Has errands.py do `name` in the run's private folder, as its user; nothing where nobody can."""
+        try:
+            return await self.keeper.errand(
+                name, spare.number, scratch=self._seen_by_zygote(spare.number), **facts
+            )
+        except PoolDown:
+            return b""
+
+    def kill(self, spare: Spare) -> None:
+        """Has every process of the run killed."""
+        kill_by_descriptor(spare.pidfd)
+        if self.keeper.sets_identity:
+            self.loop.spawn(self.errand("kill", spare))
+        else:
+            kill_tree(spare.pid, self.keeper.pid, self.keeper.living())
+
+    def give_up(self, spare: Spare, why: str) -> None:
+        """Never uses the number of `spare` again."""
+        spare.quarantined = True
+        self.log.error(why, number=spare.number)
