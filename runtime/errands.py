@@ -2,7 +2,7 @@
 
 Nobody else could: the server may be root without a single capability that reads or removes another user's
 files. Each errand is a child of the zygote with the run's uid as its effective one. Its real and saved uid
-are nobody's, so that the run can neither signal nor trace it.
+are not, so that the run can neither signal nor trace it.
 
 Nothing here trusts what it meets: no link is followed, only regular files are opened, every walk is bounded.
 """

@@ -10,6 +10,7 @@ from runtime.processes import kill_by_descriptor
 
 TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 ZYGOTE, SUPERVISOR = "/sandbox/zygote.pyc", "/sandbox/supervisor.pyc"
@@ -78,15 +79,19 @@ class Keeper:
         self.sets_identity = False
         """Whether each run has a uid of its own."""
         self.up = Event(loop)
+        self.on_up: Callable[[], None] = lambda: None
         self.starts = 0
         self.pid = 0
         self.stopping = False
+        self.restarting = False
+        """The zygote was up, and will soon be again."""
         self._control: Any = None
         self._born: dict[int, tuple[Event, list[Spare]]] = {}
         self._by_number: dict[int, Spare] = {}
         self._early: dict[int, list[int]] = {}
         self._by_pid: dict[int, Spare] = {}
-        self._errands: dict[tuple[int, str], Errand] = {}
+        self._errands: dict[int, Errand] = {}
+        self._serial = 0
         self._errand_pids: set[int] = set()
 
     # The zygote itself
@@ -193,9 +198,12 @@ class Keeper:
             self.in_force = parse_json(rest)
             self.sets_identity = self.in_force.pop("sets_identity")
             self.reason = ""
+            self.restarting = True
             self.up.set()
+            self.on_up()
         elif word == b"failed":
             self.reason = rest.decode("utf-8", "replace")
+            self.restarting = False
         elif word == b"born":
             number, pid = map(int, rest.split())
             spare = Spare(self.loop, number, pid, rights, fresh=False)
@@ -220,10 +228,10 @@ class Keeper:
             if ended := self._by_pid.pop(pid, None):
                 _note(ended, status, cpu_us / 1e6, peak)
         elif word == b"errand":
-            what, name, pid_text = rest.split()
-            errand = self._errands.pop((int(what), name.decode()))
+            serial, pid = map(int, rest.split())
+            errand = self._errands.pop(serial)
             (errand.answer,) = rights
-            self._errand_pids.add(int(pid_text))
+            self._errand_pids.add(pid)
             errand.begun.set()
 
     async def _overhear(self, said: int) -> None:
@@ -331,8 +339,10 @@ class Keeper:
 
     async def errand(self, name: str, number: int, **facts: "Any") -> bytes:
         """Has errands.py do `name` as the user of run `number`; its answer. PoolDown where nobody can."""
-        errand = self._errands[number, name] = Errand(self.loop)
-        self._order({"errand": name, "number": number, **facts})
+        errand = Errand(self.loop)
+        self._serial += 1
+        self._order({"errand": name, "serial": self._serial, "number": number, **facts})
+        self._errands[self._serial] = errand
         await errand.begun.wait(READY_S)
         if errand.answer < 0:
             raise PoolDown(self.reason or "the zygote did not do its errand")

@@ -7,6 +7,7 @@ again when every process of the run is gone and its folder is removed, and not b
 import posix
 from _collections import deque  # type: ignore[import-not-found]  # `collections` would be an import
 
+from runtime.cgroup import find_groups
 from runtime.jail import choose_uid
 from runtime.keeper import Keeper, PoolDown, Spare
 from runtime.loop import Cancelled, Event, Loop, Wait
@@ -42,7 +43,11 @@ class Pool:
         self.busy = 0
         self.scratch_problem = ""
         """Why runs have no private folder; empty where they have."""
+        self.untested = "no run has succeeded yet"
+        """Why the pool is not to be trusted though nothing is wrong with it: serve.py's self-test."""
+        self.groups = find_groups()
         self._spare_problem = ""
+        self._naming = False
         self._queue: deque[Wait] = deque()
         self._idle: list[Spare] = []
         self._wanting: deque[Wait] = deque()
@@ -54,9 +59,14 @@ class Pool:
         self._taken: set[int] = set()
 
     @property
-    def reason(self) -> str:
+    def problem(self) -> str:
         """Why nothing can be run."""
         return self.keeper.reason or self._spare_problem
+
+    @property
+    def reason(self) -> str:
+        """The same, and why nobody should be sent here yet."""
+        return self.problem or self.untested
 
     @property
     def timeout_s(self) -> float:
@@ -64,10 +74,18 @@ class Pool:
         return float(self.settings.timeout_s)
 
     async def start(self) -> None:
-        """Starts the zygote, and goes on when it is up, or cannot be; then `reason` says why."""
-        self.loop.spawn(self._keep())
+        """Starts the zygote, and goes on when it is up, or cannot be; then `problem` says why."""
+        self.keeper.on_up = self._zygote_up
+        self.loop.spawn(self.keeper.keep())
         while not self.keeper.up.is_set and not self.keeper.starts > 1:
             await self.keeper.up.wait(0.05)
+
+    def _zygote_up(self) -> None:
+        """Clears what an earlier zygote, or an earlier server, has left behind, and has spares made."""
+        for number in self._left_numbers() - self._taken:
+            self._taken.add(number)
+            self.loop.spawn(self._free(number))
+        self._fill()
 
     async def stop(self) -> None:
         """Ends the zygote and with it every run."""
@@ -77,18 +95,6 @@ class Pool:
             while self.keeper.pid:
                 await self.loop.sleep(0.001)
 
-    async def _keep(self) -> None:
-        keeping = self.loop.spawn(self.keeper.keep())
-        while not self.keeper.stopping:
-            if await self.keeper.up.wait(1.0):
-                up = self.keeper.up
-                await self._clear_left()
-                self._fill()
-                while self.keeper.up is up and not self.keeper.stopping:
-                    await self.loop.sleep(0.02)
-                self._idle.clear()
-        await keeping.join()
-
     async def run(
         self, job: Job, on_output: "OnOutput | None" = None, cancelled: Event | None = None
     ) -> Outcome:
@@ -96,18 +102,49 @@ class Pool:
         began = self.loop.now()
         await self._enter()
         try:
-            spare = await self._take(job)
-            waited_s = self.loop.now() - began
+            for _ in range(TRIES):
+                spare = await self._take(job)
+                waited_s = self.loop.now() - began
+                run = Run(self, spare, job, on_output, cancelled)
+                try:
+                    outcome = await run.carry_out()
+                finally:
+                    self.loop.spawn(self._retire(spare))
+                if run.delivered:
+                    break  # else the spare had ended already, and has not begun with the code
             self.counts["runs"] += 1
-            run = Run(self, spare, job, on_output, cancelled)
-            try:
-                outcome = await run.carry_out()
-            finally:
-                self.loop.spawn(self._retire(spare))
             outcome.wait_s = waited_s
             return outcome
         finally:
             self._leave()
+
+    def facts(self) -> "dict[str, Any]":
+        """What is in force, for those who ask: plain data."""
+        controllers = [] if self.groups is None else self.groups.controllers
+        by = {
+            "memory_bytes": "cgroup and rlimit" if "memory" in controllers else "rlimit, of each process",
+            "processes": "cgroup and rlimit" if "pids" in controllers else "rlimit, of the user",
+            "output_bytes": "the server",
+            "scratch_bytes": "a watcher" if not self.scratch_problem else "",
+        }
+        limits = {
+            name: {"value": value, "by": by.get(name, "rlimit, of each process")}
+            for name, value in self.limits.items()
+        }
+        limits["wall_s"] = {"value": self.timeout_s, "by": "the server"}
+        return {
+            **{name: value for name, value in self.keeper.in_force.items() if name not in ("uid", "scratch")},
+            "naming": self._naming,
+            "uid_for_each_run": self.keeper.sets_identity,
+            "limits": limits,
+            "cgroup": None if self.groups is None else {"controllers": controllers},
+            "scratch": {"private": not self.scratch_problem, "problem": self.scratch_problem},
+            "network": self.image["network"],
+            "workers": {"most": self.settings.max_workers, "busy": self.busy, "waiting": len(self._queue)},
+            "spares": {"ready": len(self._idle), "wanted": self.image["serve"]["spares"]},
+            "uids": {"all": len(self._numbers), "taken": len(self._taken)},
+            "zygote": {"starts": self.keeper.starts, "warm": self.image["serve"]["warm"]},
+        }
 
     # Places
 
@@ -142,7 +179,7 @@ class Pool:
     def _fill(self) -> None:
         """Has as many spares made as shall be ready."""
         wanted = self.image["serve"]["spares"] + len(self._wanting)
-        while len(self._idle) + self._making < wanted and not self.reason and not self.keeper.stopping:
+        while len(self._idle) + self._making < wanted and not self.problem and not self.keeper.stopping:
             number = self._take_number()
             if number is None:
                 return
@@ -153,6 +190,8 @@ class Pool:
         try:
             spare = await self._make(number, {}, fresh=False)
         except PoolDown as down:
+            if self.keeper.reason and self.keeper.restarting:
+                return  # the next zygote makes it
             self._spare_problem = str(down)
             while self._wanting:
                 self._wanting.popleft().go_on(None, PoolDown(str(down)))
@@ -161,6 +200,7 @@ class Pool:
         finally:
             self._making -= 1
         self._spare_problem = ""
+        self._naming = spare.facts["naming"]
         self._offer(spare)
 
     async def _try_again(self) -> None:
@@ -192,6 +232,8 @@ class Pool:
         except PoolDown:
             await self._free(number)
             raise
+        if self.groups is not None:
+            self.groups.enter(number, spare.pid, {**self.limits, **limits})
         self.counts["spares_made"] += 1
         return spare
 
@@ -199,8 +241,8 @@ class Pool:
         """A spare for `job`: one that is ready, or one made for its limits."""
         fresh = job.fresh or self.settings.fresh
         if fresh or job.limits:
-            if self.reason:
-                raise PoolDown(self.reason)
+            if self.problem:
+                raise PoolDown(self.problem)
             number = self._take_number()
             if number is None:
                 raise NoUid
@@ -211,23 +253,23 @@ class Pool:
             if not spare.ended.is_set:
                 return spare
             self.loop.spawn(self._retire(spare))
-        if self.reason and not self.keeper.starts:
-            raise PoolDown(self.reason)
-        wait = Wait()
-        self._wanting.append(wait)
+        if self.problem and not self.keeper.restarting:
+            raise PoolDown(self.problem)
+        wanting = Wait()
+        self._wanting.append(wanting)
         self._fill()
-        if not self._making and not self.reason:
-            self._wanting.remove(wait)
+        if not self._making and not self.problem:
+            self._wanting.remove(wanting)
             raise NoUid
-        spare: Spare = await wait
-        return spare
+        got: Spare = await wanting
+        return got
 
     # Numbers and their folders
 
     def _take_number(self) -> int | None:
         """The one that was free the longest, or nearly."""
         for _ in range(len(self._numbers)):
-            number = self._numbers[self._next]
+            number: int = self._numbers[self._next]
             self._next = (self._next + 1) % len(self._numbers)
             if number not in self._taken:
                 self._taken.add(number)
@@ -260,6 +302,8 @@ class Pool:
 
     async def _cleared(self, number: int) -> bool:
         """Removes the private folder; False where something of it is left."""
+        if self.groups is not None:
+            self.groups.remove(number)
         path = self.image["tree"] + SCRATCH % number
         for _ in range(TRIES):
             try:
@@ -280,15 +324,11 @@ class Pool:
         inside = self.keeper.in_force.get("level") == "chroot"
         return SCRATCH % number if inside else self.image["tree"] + SCRATCH % number
 
-    async def _clear_left(self) -> None:
-        """Ends and clears what an earlier zygote, or an earlier server, has left behind."""
-        left = set(self._numbers) & {
-            int(name[4:]) for name in posix.listdir(self.image["tree"] + "/tmp")  # noqa: S108
-            if name.startswith("run-") and name[4:].isdigit()
-        }  # fmt: skip
-        for number in left - self._taken:
-            self._taken.add(number)
-            await self._free(number)
+    def _left_numbers(self) -> set[int]:
+        """The numbers of the private folders that there are."""
+        names = posix.listdir(self.image["tree"] + "/tmp")
+        found = {int(name[4:]) for name in names if name.startswith("run-") and name[4:].isdigit()}
+        return found & set(self._numbers)
 
     # For run.py
 
@@ -301,11 +341,13 @@ class Pool:
         except PoolDown:
             return b""
 
-    def kill(self, spare: Spare) -> None:
-        """Has every process of the run killed."""
+    async def kill(self, spare: Spare) -> None:
+        """Has every process of the run killed. What is killed takes a moment to be gone."""
         kill_by_descriptor(spare.pidfd)
+        if self.groups is not None:
+            self.groups.kill(spare.number)
         if self.keeper.sets_identity:
-            self.loop.spawn(self.errand("kill", spare))
+            await self.errand("kill", spare)
         else:
             kill_tree(spare.pid, self.keeper.pid, self.keeper.living())
 

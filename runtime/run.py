@@ -151,6 +151,8 @@ class Run:
         self.cancelled = cancelled
         self.output_left: int = job.limits.get("output_bytes", pool.limits["output_bytes"])
         self.reason = ""
+        self.delivered = True
+        """False: the spare had closed its end already, and the code was never begun."""
         self.supervisor: Event | None = None
         """Set when it has ended."""
         self.outcome = Outcome()
@@ -193,13 +195,14 @@ class Run:
         """Has every process of the run killed; the first reason is the one that is told."""
         if not self.reason:
             self.reason = reason
-        self.pool.kill(self.spare)
+        self.loop.spawn(self.pool.kill(self.spare))
 
     async def _feed(self) -> None:
         """Writes the job and the run's stdin. A run that does not read has itself to blame."""
         spare, loop = self.spare, self.loop
         message = self.job.message()
-        if await write_all(loop, spare.job, message, self.pool.timeout_s + GONE_S):
+        self.delivered = await write_all(loop, spare.job, message, self.pool.timeout_s + GONE_S)
+        if self.delivered:
             self.pool.keeper.close(spare, "job")
             if self.job.stdin:
                 await write_all(loop, spare.stdin, self.job.stdin, self.pool.timeout_s + GONE_S)
@@ -226,12 +229,13 @@ class Run:
         if not await spare.ended.wait(GONE_S):
             self.pool.give_up(spare, "a run could not be ended")
         if spare.listener < 0:
-            # Nothing tells whether somebody is left.
-            self.pool.kill(spare)
+            # Nothing tells whether somebody is left. Two who kill at once may hit each other: not every time.
+            for _ in range(3):
+                await self.pool.kill(spare)
             return
         ends = self.loop.now() + GONE_S
         while not nobody_left(spare.listener):
-            self.pool.kill(spare)
+            await self.pool.kill(spare)
             if self.loop.now() > ends:
                 self.pool.give_up(spare, "processes of a run could not be ended")
                 return
@@ -330,6 +334,9 @@ class Run:
         signal = spare.wait_status & 0x7F
         outcome.exit_code = 128 + signal if signal else spare.wait_status >> 8
         limits = {**self.pool.limits, **self.job.limits}
+        groups = self.pool.groups
+        if not self.reason and groups is not None and groups.ran_out_of_memory(spare.number):
+            self.reason = "memory"
         if not self.reason and signal == SIGKILL:
             self.reason = "cpu" if outcome.cpu_s > limits["cpu_s"] - 0.5 else "killed"
         if self.reason == "timeout":

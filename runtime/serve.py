@@ -1,8 +1,8 @@
 """`serve`: the HTTP service. One thread waits for connections, runs and signals alike.
 
-The order of a start: the settings, the environment wiped (it holds the key), the zygote started, and only then,
-while that comes up, what else is to be imported. The port is open from the beginning: /health says 503, with
-the reason, until a run inside the jail has succeeded.
+The order of a start: the settings, the environment wiped (it holds the key), the zygote started, and only
+then, while that comes up, what else is to be imported. The port is open from the beginning: /health says
+503, with the reason, until a run inside the jail has succeeded.
 """
 
 import _signal  # type: ignore[import-not-found]  # `signal` would import enum
@@ -13,10 +13,10 @@ from runtime import kernel
 from runtime.failure import INTERNAL, Refused
 from runtime.image import read_file
 from runtime.jail import read_image
-from runtime.keeper import reserve_descriptors
+from runtime.keeper import PoolDown, reserve_descriptors
 from runtime.log import Log
 from runtime.loop import Loop
-from runtime.pool import NoUid, Pool, PoolDown
+from runtime.pool import NoUid, Pool
 from runtime.run import Job
 from runtime.settings import Settings, read_settings, reload
 
@@ -58,7 +58,7 @@ class Server:
         self.loop.on_signal(SIGHUP, self._reload)
         serving = self.loop.spawn(serve_connections(self.loop, listener, self.api, self.settings, self.log))
         await starting.join()
-        self.log.info("serving", port=self.settings.port, **self.pool.in_force())
+        self.log.info("serving", port=self.settings.port, **self.pool.facts())
         while not self.stopping:
             await self.loop.sleep(0.05)
         ends = self.loop.now() + self.settings.grace_s
@@ -77,7 +77,7 @@ class Server:
                 problem = str(error)
             else:
                 if (outcome.exit_code, outcome.stdout) == (0, b"ok"):
-                    self.pool.tested = True
+                    self.pool.untested = ""
                     return
                 problem = f"exit code {outcome.exit_code}: {outcome.error} {outcome.stderr!r:.500}"
             self.log.error("self-test failed", reason=problem)
@@ -122,8 +122,12 @@ def listen(port: int) -> "_socket.socket":
 
 def zygote_environment(image: "dict[str, Any]", environ: dict[bytes, bytes]) -> dict[str, str]:
     """What the zygote's interpreter starts with: what runs get, and nothing of the server's own."""
-    kept = {name: environ[name.encode()] for name in image["env_keep"] if name.encode() in environ}
-    return {**image["env"], **{name: value.decode("utf-8", "surrogateescape") for name, value in kept.items()}}
+    kept = {
+        name: environ[name.encode()].decode("utf-8", "surrogateescape")
+        for name in image["env_keep"]
+        if name.encode() in environ
+    }
+    return {**image["env"], **kept}
 
 
 def take_environment() -> dict[bytes, bytes]:

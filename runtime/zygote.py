@@ -6,11 +6,11 @@
 It enters the jail's tree, gives up every privilege but that of making a child another user, and only then
 imports the modules of `warm:`. Its orders come by CONTROL, a SOCK_SEQPACKET socket, one JSON object each:
 
-    {"spare": N, "scratch": PATH, "limits": {...}}   fork a process that waits for its job, locked down
-    {"errand": NAME, "number": N, ...}               fork a process that works as the run's user: errands.py
+    {"number": N, "scratch": PATH, "limits": {...}}  fork a process that waits for its job, locked down
+    {"errand": NAME, "serial": N, "number": N, ...}  fork a process that works as the run's user: errands.py
 
 Answers: `up JSON`; `born N PID` with the server's ends of seven descriptors; `listener N` with two, from the
-child itself; `errand N NAME PID` with one; `ended PID STATUS CPU_US PEAK_BYTES`; `failed WHY`.
+child itself; `errand SERIAL PID` with one; `ended PID STATUS CPU_US PEAK_BYTES`; `failed WHY`.
 """
 
 import _signal  # type: ignore[import-not-found]  # `signal` would import enum
@@ -125,13 +125,15 @@ class Zygote:
                 self._become_child()
                 kernel.close_all_but(0, 1, 2, write)
                 if self.jail.sets_identity:
-                    errands.take_identity(order["number"], self.settings["uid_range"][0] + 1)
+                    # Whoever kills shares no id with the others, who would be killed with the run.
+                    own = self.settings["uid_range"][0]
+                    nobody = own + 1 if order["errand"] == "kill" else own
+                    errands.take_identity(order["number"], nobody)
                 errands.run(order, write)
             finally:
                 posix._exit(0)
         self.children.add(pid)
-        name = order["errand"].encode()
-        send(self.control, b"errand %d %s %d" % (order["number"], name, pid), [read])
+        send(self.control, b"errand %d %d" % (order["serial"], pid), [read])
         posix.close(read)
         posix.close(write)
 
