@@ -271,7 +271,7 @@ class Keeper:
             self.forget(spare)
             raise PoolDown(line.decode("utf-8", "replace").strip() or "a spare ended before it was ready")
         spare.facts = parse_json(line)
-        spare.cpu_before_s = spare.facts.get("cpu_s", 0.0)
+        spare.cpu_before_s = spare.facts["cpu_us"] / 1e6
         self.close(spare, "status")
         if spare.facts["naming"]:
             await spare.heard.wait(READY_S)

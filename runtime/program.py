@@ -38,21 +38,37 @@ class SourceLoader:
 
 def execute(code: bytes, argv: list[str], sys_path: list[str]) -> None:
     """Runs `code`, Python source, as `__main__`, and lets the interpreter end as it would for a script."""
-    become_script(argv, sys_path)
+    forget_runtime(sys_path)
+    begin(argv)
     if status := run(code):
         sys.exit(status)
 
 
-def become_script(argv: list[str], sys_path: list[str]) -> None:
-    """Makes the interpreter what it is for a script: nothing of the runtime is left to import."""
-    sys.modules["__main__"] = type(sys)("__main__")
+def forget_runtime(sys_path: list[str]) -> None:
+    """Leaves nothing of the runtime to be imported."""
     for name in [name for name in sys.modules if name == "runtime" or name.startswith("runtime.")]:
         del sys.modules[name]
     sys.path[:] = sys_path
     sys.path_importer_cache.clear()
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)  # `site` adds these; it is not imported
+
+
+def begin(argv: list[str]) -> None:
+    """Makes a new `__main__`, and the arguments what they are for a script."""
+    sys.modules["__main__"] = type(sys)("__main__")
     sys.argv[:] = argv
     sys.orig_argv[:] = [sys.executable, *argv]
-    vars(builtins).update(exit=sys.exit, quit=sys.exit)  # `site` adds these; it is not imported
+
+
+def rehearse() -> None:
+    """Runs a program that does nothing, all the way that a program goes.
+
+    A forked process copies each page of its parent when it first writes to it. Those that every program writes
+    to are copied here, while nobody waits.
+    """
+    begin(["-"])
+    run(b"print(end='')\n")
+    gc.collect()
 
 
 def run(code: bytes, file_name: str = FILE_NAME) -> int:

@@ -90,7 +90,7 @@ class Server:
         self.stopping = True
 
     def _reload(self) -> None:
-        settings, notes = reload(self.settings, self.settings.image, self.environ, read_file)
+        settings, notes = reload(self.settings, self.environ, read_file)
         self.settings = self.api.settings = self.pool.settings = settings
         self.pool.admit()
         self.log.info("reloaded", notes=notes)

@@ -6,6 +6,7 @@ job's pipe is data until the last step of the lock-down is done.
 
 import posix
 import sys
+from time import process_time_ns
 
 from runtime import kernel, program
 from runtime.channel import Channel
@@ -53,8 +54,10 @@ def serve_once(
         _refuse(ends.status, refused)
     except BaseException as error:
         _refuse(ends.status, Refused(INTERNAL, f"{type(error).__name__}: {error}"))
+    program.forget_runtime(settings["sys_path"])
+    program.rehearse()
     try:
-        posix.write(ends.status, jail.describe())
+        posix.write(ends.status, b'{"cpu_us": %d, ' % (process_time_ns() // 1000) + jail.describe()[1:])
         posix.close(ends.status)
         head, parts = read_job(ends.job)
     except BaseException:
@@ -65,7 +68,7 @@ def serve_once(
         posix.environ[name.encode()] = value.encode()
     code, preload, *files = parts
     status = _write_files(head["files"], files)
-    program.become_script(head["argv"], settings["sys_path"])
+    program.begin(head["argv"])
     if preload and not status:
         status = program.run(preload, "preload.py")
     if not status:
