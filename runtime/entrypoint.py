@@ -52,6 +52,11 @@ def main(arguments: list[str]) -> None:
             raise Refused(failure.USAGE, "--status-fd wants a descriptor further below limits.open_files")
         if request.trace and status_descriptor is None:
             raise Refused(failure.USAGE, "--trace wants --status-fd before it: what else would it record to")
+        if settings["network"] and posix.getuid() == 0:
+            from runtime import nameservice
+
+            if said := nameservice.bring(settings["tree"]):
+                write_all(2, f"sandbox: note: {said}\n".encode())
         mode = "trace" if request.trace else settings["on_denied"]
         channel = None if init is None else Channel(init, mode, status_descriptor)
         code = request.read_code()

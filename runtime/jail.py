@@ -77,7 +77,8 @@ class Jail:
         self.tree = settings["tree"]
         self.required = settings["level"]
         self.limits = settings["limits"]
-        self.network = settings["network"]
+        self.network = settings["network"] and not settings.get("network_allow")
+        """Whether the code itself may reach a network: with network.allow, the proxy does for it."""
         self.wanted_namespaces = settings["namespaces"]
         self.env = settings["env"]
         self.env_keep = settings["env_keep"]
@@ -324,7 +325,8 @@ class Jail:
 
     def confine_files(self) -> None:
         if self.level == "landlock":
-            landlock.restrict(self.landlock_abi, self.tree, self.scratch, self.network)
+            readable = landlock.NAME_SERVICE if self.network else ()
+            landlock.restrict(self.landlock_abi, self.tree, self.scratch, self.network, readable)
         elif (version := landlock.abi()) >= landlock.ABI_SCOPES:
             # In user namespaces of one caller, runs have one uid in the kernel's eyes, whatever they see.
             landlock.scope()

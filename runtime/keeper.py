@@ -71,6 +71,10 @@ class Keeper:
         self.loop = loop
         self.python = python
         self.environment = environment
+        self.run_environment: dict[str, str] = {}
+        """What every run has besides: how it finds the proxy of network.allow."""
+        self.proxy_port = 0
+        """Where that listens; 0 where there is none."""
         self.log = log
         self.reason = "the zygote has not started yet"
         """Why no spare can be had; empty while the zygote is up."""
@@ -259,7 +263,7 @@ class Keeper:
 
     async def make_spare(self, number: int, scratch: str, limits: dict[str, int], fresh: bool) -> Spare:
         """A process that is locked down and waits; PoolDown, with the reason, where that fails."""
-        order = {"number": number, "scratch": scratch, "limits": limits}
+        order = {"number": number, "scratch": scratch, "limits": limits, "env": self.run_environment}
         spare = self._start_fresh(order) if fresh else await self._have_forked(order)
         spare.scratch = scratch
         if not await self.loop.readable(spare.status, READY_S):
@@ -363,7 +367,8 @@ class Keeper:
     def start_supervisor(self, spare: Spare, mode: str, status: int) -> Event:
         """A supervisor for the calls that this run is denied; what is returned is set when it has ended."""
         given = {3: spare.listener, 4: spare.stacks, 5: spare.pidfd, 6: status, 2: spare.stderr_write}
-        pid = self._start([SUPERVISOR, mode, "3", "4", "5", "6"], given, variables=False)
+        proxy = [str(self.proxy_port)] if self.proxy_port else []
+        pid = self._start([SUPERVISOR, mode, "3", "4", "5", "6", *proxy], given, variables=False)
         ended = Event(self.loop)
 
         async def see_it_end() -> None:

@@ -11,10 +11,14 @@ READ_FILE, READ_DIR = 1 << 2, 1 << 3
 EXECUTE = 1 << 0
 ALL_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 """How many LANDLOCK_ACCESS_FS_* rights each ABI knows; later ones know no more (linux/landlock.h)."""
-ALL_NET_RIGHTS = 0b11  # bind and connect of TCP, ABI 4
+ALL_NET_RIGHTS = 0b11  # bind and connect of TCP, ABI 4; by port alone, and not TCP Fast Open
 ALL_SCOPES = 0b11  # abstract unix sockets and signals
 ABI_SCOPES = 6
 O_PATH = 0o10000000
+S_IFMT, S_IFDIR = 0o170000, 0o040000  # inode(7)
+
+NAME_SERVICE = ("/etc/hosts", "/etc/resolv.conf")
+"""The container's own, mounted there by the engine: what a run with the network on reads besides the tree."""
 
 
 def abi() -> int:
@@ -25,17 +29,24 @@ def abi() -> int:
         return 0
 
 
-def restrict(version: int, tree: str, scratch: str, network: bool) -> None:
+def restrict(version: int, tree: str, scratch: str, network: bool, readable: tuple[str, ...] = ()) -> None:
     """The process, and whatever it starts, may read below `tree`, do anything below `scratch`, and no more.
 
-    Everything that the kernel's `version` can deny is denied, TCP included unless `network`. no_new_privs
-    must be set. OSError where the kernel refuses.
+    `readable` are files and folders outside the tree that may be read besides, where they exist. Everything
+    that the kernel's `version` can deny is denied, TCP included unless `network`. no_new_privs must be set.
+    OSError where the kernel refuses.
     """
     files = (1 << ALL_FILE_RIGHTS[min(version, max(ALL_FILE_RIGHTS))]) - 1
     net = 0 if network or version < 4 else ALL_NET_RIGHTS
     scopes = ALL_SCOPES if version >= ABI_SCOPES else 0
     ruleset = _create(files, net, scopes)
     _allow(ruleset, tree, READ_FILE | READ_DIR)
+    for path in readable:
+        try:
+            is_folder = posix.stat(path).st_mode & S_IFMT == S_IFDIR
+        except FileNotFoundError:
+            continue
+        _allow(ruleset, path, READ_FILE | READ_DIR if is_folder else READ_FILE)
     if scratch:
         _allow(ruleset, scratch, files & ~EXECUTE)
     _enforce(ruleset)

@@ -28,6 +28,14 @@ SIGKILL, SIGHUP, SIGTERM, SIGINT, SIGPIPE = 9, 1, 15, 2, 13  # asm-generic/signa
 BACKLOG = 4096
 RLIMIT_NOFILE = 7
 SELF_TEST = b"import sys\nsys.stdout.write('ok')\n"
+PROXY_TEST = b"""
+import _socket
+one = _socket.socket()
+one.connect(("127.0.0.1", 9))
+one.send(b"GET / HTTP/1.0\\r\\n\\r\\n")
+assert one.recv(9)
+"""
+"""With network.allow: on a kernel that cannot lend sockets no run would have any."""
 SELF_TEST_AGAIN_S = 0.5
 
 
@@ -69,10 +77,12 @@ class Server:
         self.log.info("stopped", unanswered=self.api.in_flight)
 
     async def _start_pool(self) -> None:
+        self._open_network()
         await self.pool.start()
+        test = (PROXY_TEST if self.settings.image["network_allow"] else b"") + SELF_TEST
         while not self.stopping:
             try:
-                outcome = await self.pool.run(Job(SELF_TEST))
+                outcome = await self.pool.run(Job(test))
             except (PoolDown, NoUid) as error:
                 problem = str(error)
             else:
@@ -83,6 +93,21 @@ class Server:
             self.log.error("self-test failed", reason=problem)
             self.pool.untested = f"the self-test failed: {problem}"
             await self.loop.sleep(SELF_TEST_AGAIN_S)
+
+    def _open_network(self) -> None:
+        """What an image with the network on needs: name servers, or the proxy of network.allow."""
+        image = self.settings.image
+        if image["network_allow"]:
+            from runtime import egress
+
+            proxy = egress.start(self.loop, image, self.log)
+            self.pool.keeper.run_environment, self.pool.keeper.proxy_port = proxy.env, proxy.port
+            self.loop.spawn(proxy.watch())
+        elif image["network"] and posix.getuid() == 0:
+            from runtime import nameservice
+
+            if said := nameservice.bring(image["tree"]):
+                self.log.warn("name service", text=said)
 
     def _drain(self) -> None:
         self.log.info("draining", in_flight=self.api.in_flight)

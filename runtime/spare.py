@@ -37,12 +37,13 @@ def serve_once(
     """Locks the process down as `order` says, waits for the job, does it and ends the process.
 
     `order` has `number` (the run's, and its uid where uids can be had), `scratch` (the private folder as the
-    jail sees it, or empty) and `limits` (lower than the image's).
+    jail sees it, or empty), `limits` (lower than the image's) and `env` (what this service adds).
     """
     try:
         # What a run leaves behind becomes its first process's child, and where that has ended, the zygote's.
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         jail.limits = {**settings["limits"], **order["limits"]}
+        jail.env = {**settings["env"], **order["env"]}
         jail.scratch = order["scratch"]
         jail.makes_scratch = False
         jail.keep = (ends.job, ends.status)

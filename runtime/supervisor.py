@@ -1,10 +1,11 @@
 """Says which system call was denied: a process beside the run, which the kernel asks for the answer.
 
-    supervisor MODE LISTENER STACKS RUN STATUS
+    supervisor MODE LISTENER STACKS RUN STATUS [PORT]
 
 Started by /sandbox/init when the first call is denied; the descriptors are the filter's listener
 (seccomp_unotify(2)), what threads say of themselves, a pidfd of the run, and where the status goes (or -1).
-MODE is errno, kill or log, as in config.yaml, or trace.
+MODE is errno, kill or log, as in config.yaml, or trace. PORT is the proxy's, where there is a network.allow:
+then the code gets sockets that are connected to it (lending.py).
 
 The calls that the policy denies come here with their number and arguments, which no program in the jail can
 forge; all others never leave the kernel. The supervisor stands outside the jail and under another user where
@@ -29,6 +30,8 @@ from runtime.remedy import kept, probed, way
 TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
     from typing import Any
+
+    from runtime.lending import Lender
 
 # linux/seccomp.h
 RECV, SEND, IS_VALID = 0xC0502100, 0xC0182101, 0x40082102  # SECCOMP_IOCTL_NOTIF_*
@@ -86,8 +89,11 @@ class Question:
 class Supervisor:
     """Answers the calls that one run is denied, until the run's first process has ended."""
 
-    def __init__(self, mode: str, listener: int, stacks: int, run: int, status: int) -> None:
+    def __init__(
+        self, mode: str, listener: int, stacks: int, run: int, status: int, port: int | None = None
+    ) -> None:
         self.mode = mode
+        self.lender: Lender | None = None if port is None else lender(listener, port)
         self.listener = listener
         self.stacks = stacks
         self.run = run
@@ -132,6 +138,10 @@ class Supervisor:
 
     def _take(self, identity: int, thread: int, number: int, arguments: list[int]) -> None:
         """One denied call: answered if it is known, else its thread is asked where it is."""
+        if self.lender is not None:
+            name = self._call(number)["name"]
+            if self.lender.answers(identity, name, arguments):
+                return
         question = self.question
         if (
             question is not None
@@ -293,6 +303,13 @@ def parse_stack(text: bytes) -> list[tuple[str, int]]:
             if not path.startswith(("<frozen ", SANDBOX + "/")):
                 stack.append((path[-256:], int(number)))
     return stack
+
+
+def lender(listener: int, port: int) -> "Lender":
+    """What gives the run sockets."""
+    from runtime.lending import Lender  # and a socket module with it, which most runs need not load
+
+    return Lender(listener, port)
 
 
 def receive(listener: int) -> "tuple[int, int, int, list[int]] | None":

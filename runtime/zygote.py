@@ -6,7 +6,7 @@
 It enters the jail's tree, gives up every privilege but that of making a child another user, and only then
 imports the modules of `warm:`. Its orders come by CONTROL, a SOCK_SEQPACKET socket, one JSON object each:
 
-    {"number": N, "scratch": PATH, "limits": {...}}  fork a process that waits for its job, locked down
+    {"number": N, "scratch": PATH, "limits": {...}, "env": {...}}  fork a process that waits for its job, locked down
     {"errand": NAME, "serial": N, "number": N, ...}  fork a process that works as the run's user: errands.py
 
 Answers: `up JSON`; `born N PID` with the server's ends of seven descriptors; `listener N` with two, from the

@@ -133,6 +133,8 @@ def _write_runtime(spec: TreeSpec, contents: Contents, runtime: Path, policy: Pa
         (place / f"{source.stem}.pyc").write_bytes(compiled)
     shutil.copyfile(runtime / "_syscall.abi3.so", package / "_syscall.abi3.so")
     shutil.copyfile(runtime / "init", sandbox / "init")
+    for handed_out in sorted(runtime.glob("*.json")):
+        shutil.copyfile(handed_out, sandbox / handed_out.name)
     shutil.copyfile(policy, sandbox / "policy.bpf")
     # Small: it is read in a run, while a denied call waits.
     (sandbox / "calls.json").write_text(json.dumps(spec.calls, sort_keys=True, separators=(",", ":")) + "\n")

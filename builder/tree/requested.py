@@ -34,6 +34,8 @@ def find_requested(spec: TreeSpec, root: Root, triplet: str) -> Requested:
     problems: list[tuple[str, str | None]] = []
 
     def has(jail_path: str, where: str) -> bool:
+        if jail_path in (*supplied.NAME_SERVICE, *supplied.OF_THE_BASE):
+            return False  # those of the running container are what a run gets
         missing = _missing(jail_path, root)
         if missing is None:
             if _is_too_much(jail_path, root):
@@ -59,7 +61,8 @@ def find_requested(spec: TreeSpec, root: Root, triplet: str) -> Requested:
     system_files = [
         jail_path
         for jail_path, rule in rules
-        if (root.real(jail_path) is not None if rule.optional else has(jail_path, rule.reason))
+        if jail_path not in supplied.NAME_SERVICE
+        and (root.real(jail_path) is not None if rule.optional else has(jail_path, rule.reason))
     ]
     if problems:
         raise ConfigError(problems)

@@ -84,6 +84,19 @@ class Selection:
         """Takes a file out again."""
         self.files.discard(jail_path)
 
+    def discard(self, jail_path: str) -> None:
+        """Takes out what `jail_path` leads to, a file, and the last link on the way."""
+        for entry in (self._root.real(jail_path), self._real_link(jail_path)):
+            if entry is not None:
+                self.files.discard(entry)
+                self.links.pop(entry, None)
+
+    def _real_link(self, jail_path: str) -> str | None:
+        try:
+            return self._root.resolve(jail_path, follow_last=False).path
+        except OSError:
+            return None
+
     def holds(self, jail_path: str) -> bool:
         """Whether `jail_path`, which holds no link, is an entry."""
         return jail_path in self.files or jail_path in self.directories or jail_path in self.links

@@ -20,16 +20,24 @@ TEXTS = {
     # runs get are a range of thousands: they have no names.
     "/etc/passwd": "root:x:0:0:root:/:/nonexistent\nnobody:x:65534:65534:nobody:/:/nonexistent\n",
     "/etc/group": "root:x:0:\nnogroup:x:65534:\n",
-    "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "/run/hosts": "127.0.0.1 localhost\n::1 localhost\n",
+    "/run/resolv.conf": "",
     "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\nservices: files\n",
 }
-"""What getpwuid, getaddrinfo and getservbyname read. The base's own only where config.yaml lists them: the
-base's users are not the jail's."""
+"""What getpwuid, getaddrinfo and getservbyname read. Users and nsswitch.conf are the base's own only where
+config.yaml lists them: the base's users are not the jail's."""
+
+NAME_SERVICE = {"/etc/hosts": "/run/hosts", "/etc/resolv.conf": "/run/resolv.conf"}
+"""Links to what the running container's engine, or the runtime, puts there (runtime/nameservice.py). /run may
+be mounted anew where the root is read-only."""
+
+OF_THE_BASE = ("/run/systemd/resolve/stub-resolv.conf", "/run/resolvconf/resolv.conf")
+"""Where a base's /etc/resolv.conf may lead: the name servers of whoever built are nobody's else."""
 
 BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 """Debian's file of all certificates, written by update-ca-certificates; the name that most programs know."""
 
-PATHS = frozenset({*TEXTS, BUNDLE, LOCALTIME})
+PATHS = frozenset({*TEXTS, *NAME_SERVICE, BUNDLE, LOCALTIME})
 """What the tree has even where the base does not."""
 
 _CERTIFICATES = "/usr/share/ca-certificates/mozilla"
@@ -41,10 +49,14 @@ def add_supplied(selection: Selection, root: Root) -> dict[str, bytes]:
     texts = {}
     for folder in MOUNT_POINTS:
         selection.add_directory(folder)
+    for jail_path in (*NAME_SERVICE, *NAME_SERVICE.values(), *OF_THE_BASE):
+        selection.discard(jail_path)
     for jail_path, text in TEXTS.items():
         placed = selection.place(jail_path)
         if not selection.holds(placed):
             texts[placed] = text.encode()
+    for link, target in NAME_SERVICE.items():
+        selection.add_link(selection.place(link), selection.place(target))
     texts |= _add_certificates(selection, root)
     zone, localtime = root.real(UTC), selection.place(LOCALTIME)
     if zone in selection.files and not selection.holds(localtime):

@@ -18,11 +18,12 @@ import pytest
 
 from builder.errors import BuildError
 from builder.tree.bundle import write_bundle
-from builder.tree.spec import TREE_PATH
+from builder.tree.spec import TREE_PATH, Rule
 from tests.fakeroot import ARCH, LIBRARIES, PYTHON, STDLIB, VERSION, spec
 from tests.workshop import Workshop, entries, load, run_bundle, shape
 
 EPOCH = spec().epoch
+SITE = "/usr/lib/python3/dist-packages"
 
 
 @pytest.fixture
@@ -38,7 +39,9 @@ def test_the_images_root_is_the_tree_seen_through_links(shop: Workshop) -> None:
     folders = {p.name: stat.S_IMODE(p.stat().st_mode) for p in shop.image.iterdir() if not p.is_symlink()}
     plain = dict.fromkeys(("dev", "etc", "proc", "run", "sandbox", "sys", "var"), 0o755)
     assert folders == {**plain, "tmp": 0o1777}
-    assert (shop.image / "etc/hosts").resolve() == shop.tree / "etc/hosts"
+    # What an engine mounts at these is in the jail too, where the engine follows links.
+    for name in ("hosts", "resolv.conf"):
+        assert (shop.image / "etc" / name).resolve() == shop.tree / "run" / name
     assert (shop.image / f"usr/lib/{PYTHON}/os.py").samefile(shop.tree / f"usr/lib/{PYTHON}/os.py")
 
 
@@ -147,6 +150,25 @@ def test_the_runtime_is_bytecode_beside_the_tree(shop: Workshop) -> None:
     assert facts["sys_path"][1] == STDLIB
     command = [sys.executable, "-I", "-S", str(sandbox / "entrypoint.pyc")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "entry\n"
+
+
+def test_the_runtime_knows_what_is_installed(shop: Workshop) -> None:
+    """Each distribution whose metadata is in the tree, once, by the name that is imported; no pruned one."""
+    for site, name, version in (
+        (SITE, "Zope.Interface", "7"),
+        (SITE, "numpy", "2.2"),
+        (SITE, "pip", "25"),
+        ("/opt/site-packages", "NumPy", "1.0"),
+    ):
+        info = f"{site}/{name}-{version}.dist-info"
+        shop.root.write(f"{info}/METADATA", f"Name: {name}\nVersion: {version}\n")
+    pruned = (Rule("{site}/pip-*", "nothing is installed inside the jail"),)
+    shop.assemble(spec(python_lib_path=(SITE, "/opt/site-packages"), prune=pruned))
+    facts = json.loads((shop.image / "sandbox/runtime.json").read_text())
+    assert facts["dependencies"] == [
+        {"name": "numpy", "version": "2.2"},
+        {"name": "Zope.Interface", "version": "7"},
+    ]
 
 
 def test_the_report_counts_what_is_there(shop: Workshop) -> None:

@@ -113,13 +113,13 @@ def test_every_missing_path_is_said_at_once_with_the_nearest(root: FakeRoot) -> 
     assert f"the nearest that exists is {STDLIB}/json;" in str(failure.value.problems[1][1])
 
 
-@pytest.mark.parametrize("changes", [{"allow_missing": True}, {"optional_paths": ("/etc/resolv.conf",)}])
+@pytest.mark.parametrize("changes", [{"allow_missing": True}, {"optional_paths": ("/etc/timezone",)}])
 def test_optional_and_allowed_paths_are_passed_over_with_a_warning(
     root: FakeRoot, changes: dict[str, object]
 ) -> None:
-    """dify-sandbox's resolver files, and everything with --allow-missing."""
-    found = contents(root, python_lib_path=("/etc/resolv.conf",), **changes)
-    said = "python_lib_path[0]: /etc/resolv.conf is not in a test's base: passed over"
+    """dify-sandbox's system files, and everything with --allow-missing."""
+    found = contents(root, python_lib_path=("/etc/timezone",), **changes)
+    said = "python_lib_path[0]: /etc/timezone is not in a test's base: passed over"
     assert only_warning(found) == said
 
 
@@ -127,7 +127,30 @@ def test_a_listed_file_that_we_supply_is_not_missing(root: FakeRoot) -> None:
     """A base whose packages nobody configured has no /etc/hosts; the tree has, so there is nothing to say."""
     found = contents(root, python_lib_path=("/etc/hosts", "/etc/nsswitch.conf"))
     assert found.warnings == ()
-    assert found.texts["/etc/hosts"].startswith(b"127.0.0.1 localhost\n")
+    assert found.links["/etc/hosts"] == "../run/hosts"
+    assert found.texts["/run/hosts"].startswith(b"127.0.0.1 localhost\n")
+
+
+@pytest.mark.parametrize(
+    "listed", ["/etc", "/etc/resolv.conf", "/run", "/run/systemd/resolve/stub-resolv.conf"]
+)
+@pytest.mark.parametrize("leads_to", ["/run/systemd/resolve/stub-resolv.conf", "/usr/lib/own.conf", None])
+def test_the_name_servers_of_the_base_are_never_in_the_tree(
+    root: FakeRoot, listed: str, leads_to: str | None
+) -> None:
+    """Nor its hosts: whatever config.yaml lists, the tree has links to files for the container's own."""
+    root.write("/run/systemd/resolve/stub-resolv.conf", "nameserver 192.0.2.53\n")
+    root.write("/etc/hosts", "192.0.2.7 built-here\n")
+    if leads_to is None:
+        root.write("/etc/resolv.conf", "nameserver 192.0.2.53\n")
+    else:
+        root.write(leads_to, "nameserver 192.0.2.53\n")
+        root.symlink("/etc/resolv.conf", leads_to)
+    found = contents(root, python_lib_path=(listed,))
+    assert not [path for path in found.files if b"192.0.2." in root.host(path).read_bytes()]
+    assert found.links["/etc/resolv.conf"] == "../run/resolv.conf"
+    assert found.texts["/run/resolv.conf"] == b""
+    assert b"built-here" not in found.texts["/run/hosts"]
 
 
 def test_the_users_of_the_base_are_not_the_jails_unless_they_are_listed(root: FakeRoot) -> None:
