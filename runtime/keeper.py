@@ -84,11 +84,12 @@ class Keeper:
         """Whether each run has a uid of its own."""
         self.up = Event(loop)
         self.on_up: Callable[[], None] = lambda: None
+        self.on_failure: Callable[[], None] = lambda: None
         self.starts = 0
         self.pid = 0
         self.stopping = False
-        self.restarting = False
-        """The zygote was up, and will soon be again."""
+        self.promising = True
+        """The zygote is up, or will be in a moment: it was before, or was never tried."""
         self._control: Any = None
         self._born: dict[int, tuple[Event, list[Spare]]] = {}
         self._by_number: dict[int, Spare] = {}
@@ -129,6 +130,7 @@ class Keeper:
         await hearing.join()  # what it has said before it ended counts
         listening.cancel()
         self.pid = 0
+        self.promising = self.up.is_set
         self.up = Event(self.loop)
         self.reason = self.reason or f"the zygote ended with status {status}: it is started again"
         self.loop.forget(ours.fileno())
@@ -138,6 +140,8 @@ class Keeper:
                 spare.lost = True
                 self._by_pid.pop(spare.pid, None)
                 spare.ended.set()
+        if not self.promising:
+            self.on_failure()
         for event, _ in self._born.values():
             event.set()
         for errand in self._errands.values():
@@ -202,12 +206,11 @@ class Keeper:
             self.in_force = parse_json(rest)
             self.sets_identity = self.in_force.pop("sets_identity")
             self.reason = ""
-            self.restarting = True
+            self.promising = True
             self.up.set()
             self.on_up()
         elif word == b"failed":
             self.reason = rest.decode("utf-8", "replace")
-            self.restarting = False
         elif word == b"born":
             number, pid = map(int, rest.split())
             spare = Spare(self.loop, number, pid, rights, fresh=False)

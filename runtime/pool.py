@@ -76,6 +76,7 @@ class Pool:
     async def start(self) -> None:
         """Starts the zygote, and goes on when it is up, or cannot be; then `problem` says why."""
         self.keeper.on_up = self._zygote_up
+        self.keeper.on_failure = self._disappoint
         self.loop.spawn(self.keeper.keep())
         while not self.keeper.up.is_set and not self.keeper.starts > 1:
             await self.keeper.up.wait(0.05)
@@ -190,11 +191,10 @@ class Pool:
         try:
             spare = await self._make(number, {}, fresh=False)
         except PoolDown as down:
-            if self.keeper.reason and self.keeper.restarting:
+            if self.keeper.reason and self.keeper.promising:
                 return  # the next zygote makes it
             self._spare_problem = str(down)
-            while self._wanting:
-                self._wanting.popleft().go_on(None, PoolDown(str(down)))
+            self._disappoint()
             self.loop.spawn(self._try_again())
             return
         finally:
@@ -202,6 +202,11 @@ class Pool:
         self._spare_problem = ""
         self._naming = spare.facts["naming"]
         self._offer(spare)
+
+    def _disappoint(self) -> None:
+        """Tells those who wait for a spare that there will be none for now."""
+        while self._wanting:
+            self._wanting.popleft().go_on(None, PoolDown(self.problem))
 
     async def _try_again(self) -> None:
         await self.loop.sleep(1)
@@ -220,7 +225,7 @@ class Pool:
     async def _mind(self, spare: Spare) -> None:
         """Has one that ends before it got a job replaced."""
         await spare.ended.wait()
-        if spare in self._idle:
+        if spare in self._idle and not self.keeper.stopping:
             self._idle.remove(spare)
             self.counts["spares_lost"] += 1
             self.log.warn("spare lost", number=spare.number)
@@ -253,7 +258,7 @@ class Pool:
             if not spare.ended.is_set:
                 return spare
             self.loop.spawn(self._retire(spare))
-        if self.problem and not self.keeper.restarting:
+        if self.problem and not self.keeper.promising:
             raise PoolDown(self.problem)
         wanting = Wait()
         self._wanting.append(wanting)

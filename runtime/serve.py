@@ -66,7 +66,8 @@ class Server:
         self.loop.on_signal(SIGHUP, self._reload)
         serving = self.loop.spawn(serve_connections(self.loop, listener, self.api, self.settings, self.log))
         await starting.join()
-        self.log.info("serving", port=self.settings.port, **self.pool.facts())
+        facts = self.pool.facts()
+        self.log.info("serving", port=self.settings.port, privilege_level=facts.pop("level", ""), **facts)
         while not self.stopping:
             await self.loop.sleep(0.05)
         ends = self.loop.now() + self.settings.grace_s

@@ -20,7 +20,7 @@ import sys
 
 sys.path.insert(0, "/sandbox")
 
-from runtime import errands, kernel, spare
+from runtime import errands, kernel, program, spare
 from runtime.channel import send
 from runtime.failure import Refused
 from runtime.image import parse_json
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 MAX_ORDER_BYTES = 1 << 16
+REHEARSALS = 5
 SIGCHLD = 17  # asm-generic/signal.h
 
 
@@ -60,6 +61,8 @@ class Zygote:
                 posix._exit(1)
         import resource  # noqa: F401 - wait4(2)'s result is one of its types
 
+        for _ in range(REHEARSALS):
+            program.rehearse()  # the interpreter rewrites code that it runs often: once here, not in each child
         gc.collect()
         gc.freeze()  # a collection in a child leaves alone, and shared, what is here already
         self.wakeup, write = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
