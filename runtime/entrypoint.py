@@ -26,9 +26,10 @@ sys.path.insert(0, "/sandbox")
 
 from runtime import failure, program  # noqa: E402
 from runtime.channel import Channel  # noqa: E402
+from runtime.facts import read_image  # noqa: E402
 from runtime.failure import Refused  # noqa: E402
 from runtime.image import MAX_BYTES, TooLarge, read_all  # noqa: E402
-from runtime.jail import Jail, read_image  # noqa: E402
+from runtime.jail import Jail  # noqa: E402
 
 
 def main(arguments: list[str]) -> None:

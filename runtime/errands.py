@@ -8,7 +8,7 @@ Nothing here trusts what it meets: no link is followed, only regular files are o
 """
 
 import posix
-from time import monotonic, sleep
+from time import monotonic
 
 from runtime import kernel
 
@@ -44,8 +44,8 @@ def run(order: "dict[str, Any]", answer: int) -> None:
     if name == "kill":
         kill_all()
     elif name == "watch":
-        watch(order["scratch"], order["limit_bytes"])
-        posix.write(answer, b"full")
+        if watch(order["scratch"], order["limit_bytes"], answer):
+            posix.write(answer, b"full")
     elif name == "outputs":
         for path in order["paths"]:
             write_output(order["scratch"], path, order["limit_bytes"], answer)
@@ -58,13 +58,15 @@ def kill_all() -> None:
     posix.kill(-1, SIGKILL)
 
 
-def watch(scratch: str, limit_bytes: int) -> None:
-    """Returns when what lies in the folder counts more than `limit_bytes`."""
+def watch(scratch: str, limit_bytes: int, answer: int) -> bool:
+    """True when what lies in the folder counts more than `limit_bytes`; False when nobody waits any more."""
     while True:
         began = monotonic()
         if size_of(scratch, limit_bytes) > limit_bytes:
-            return
-        sleep(max(WATCH_S, REST * (monotonic() - began)))
+            return True
+        rest_s = max(WATCH_S, REST * (monotonic() - began))
+        if kernel.poll([(answer, 0)], int(rest_s * 1000))[0]:
+            return False  # the pipe has no reader: the run is over
 
 
 def size_of(scratch: str, enough_bytes: int) -> int:

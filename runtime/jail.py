@@ -13,7 +13,6 @@ from runtime.failure import (
     CHROOT,
     DESCRIPTORS,
     IDENTITY,
-    IMAGE,
     INTERNAL,
     LANDLOCK,
     LIMITS,
@@ -25,7 +24,6 @@ from runtime.failure import (
     USER_NAMESPACE,
     Refused,
 )
-from runtime.image import SANDBOX, TooLarge, parse_json, read_file
 
 TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
@@ -374,20 +372,6 @@ ZYGOTE_STEPS = (
     (NO_NEW_PRIVS, "setting no_new_privs", Jail.forbid_new_privileges),
 )
 """Before a zygote imports any module that config.yaml names."""
-
-
-def read_image() -> "tuple[dict[str, Any], dict[str, seccomp.Programs]]":
-    """runtime.json, and the whole of policy.bpf by privilege level."""
-    try:
-        settings = parse_json(read_file(SANDBOX + "/runtime.json"))
-        policy = read_file(SANDBOX + "/policy.bpf")
-    except OSError as error:
-        raise Refused(IMAGE, f"{error.filename}: {error.strerror}", "build the image again") from None
-    except ValueError:
-        raise Refused(IMAGE, "runtime.json is not JSON", "build the image again") from None
-    except TooLarge:
-        raise Refused(IMAGE, "policy.bpf is too large", "build the image again") from None
-    return settings, seccomp.split(policy, settings["policy_instructions"], settings["policy_sha256"])
 
 
 def choose_uid(first: int, count: int) -> int:

@@ -4,6 +4,7 @@ import _socket
 import _struct
 import posix
 
+from runtime.ends import Errand, PoolDown, Spare, nothing_to_read
 from runtime.image import parse_json, to_json
 from runtime.loop import Event, Loop
 from runtime.processes import kill_by_descriptor
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 ZYGOTE, SUPERVISOR = "/sandbox/zygote.pyc", "/sandbox/supervisor.pyc"
-FIRST_DESCRIPTOR = 10
-"""Programs that the server starts get theirs below; of the server's own, none is there."""
 MESSAGE_BYTES = 1 << 13
 RIGHTS_BYTES = 8 * 4
 MAX_ANSWER_BYTES = 64 << 20
@@ -23,45 +22,6 @@ MAX_SAID_BYTES = 1 << 12
 FIRST_REST_S, MOST_REST_S, GOOD_LIFE_S = 0.05, 5.0, 10.0
 """Between two starts of a zygote; one that has lived for GOOD_LIFE_S is started again after the first."""
 READY_S = 10.0
-
-
-class PoolDown(Exception):
-    """Nothing can be run now: why."""
-
-
-class Spare:
-    """One process that is locked down and waits for its job, or has it: the server's ends of its pipes."""
-
-    ENDS = ("stdin", "stdout", "stderr", "stderr_write", "job", "status", "pidfd", "listener", "stacks")
-
-    def __init__(self, loop: Loop, number: int, pid: int, ends: list[int], fresh: bool) -> None:
-        self.number = number
-        self.pid = pid
-        self.stdin, self.stdout, self.stderr, self.stderr_write, self.job, self.status, self.pidfd = ends
-        for descriptor in (self.stdin, self.job):
-            posix.set_blocking(descriptor, False)
-        self.listener = self.stacks = -1
-        self.heard = Event(loop)
-        """The listener has come."""
-        self.ended = Event(loop)
-        self.fresh = fresh
-        self.scratch = ""
-        self.facts: dict[str, Any] = {}
-        self.lost = False
-        """It ended because its zygote did."""
-        self.quarantined = False
-        """Something of it could not be ended: its number is never used again."""
-        self.wait_status = 0
-        self.cpu_s = self.cpu_before_s = 0.0
-        self.peak_memory_bytes = 0
-
-
-class Errand:
-    """One that is under way: its answer comes by a pipe."""
-
-    def __init__(self, loop: Loop) -> None:
-        self.begun = Event(loop)
-        self.answer = -1
 
 
 class Keeper:
@@ -118,7 +78,7 @@ class Keeper:
         said, says = posix.pipe2(posix.O_CLOEXEC)
         self._control = ours
         ours.setblocking(False)
-        nothing = _nothing()
+        nothing = nothing_to_read()
         self.pid = self._start([ZYGOTE, "3"], {0: nothing, 1: says, 2: says, 3: theirs.fileno()})
         theirs.close()
         posix.close(says)
@@ -149,6 +109,15 @@ class Keeper:
         self._born.clear()
         self._errands.clear()
         self._errand_pids.clear()
+
+    async def stop(self) -> None:
+        """Ends the zygote, and with it every run that is not fresh."""
+        self.stopping = True
+        if self.pid:
+            # It ends when nobody is left who could tell it anything. Without CAP_KILL it could not be killed.
+            self._control.shutdown(_socket.SHUT_RDWR)
+            while self.pid:
+                await self.loop.sleep(0.001)
 
     def _start(self, words: list[str], descriptors: dict[int, int], variables: bool = True) -> int:
         """A new interpreter, with `descriptors` by the number that it gets; its process id."""
@@ -233,12 +202,15 @@ class Keeper:
             pid, status, cpu_us, peak = map(int, rest.split())
             self._errand_pids.discard(pid)
             if ended := self._by_pid.pop(pid, None):
-                _note(ended, status, cpu_us / 1e6, peak)
+                ended.end(status, cpu_us / 1e6, peak)
         elif word == b"errand":
             serial, pid = map(int, rest.split())
-            errand = self._errands.pop(serial)
-            (errand.answer,) = rights
             self._errand_pids.add(pid)
+            errand = self._errands.pop(serial, None)
+            if errand is None:
+                posix.close(rights[0])  # nobody waits for it any more
+                return
+            (errand.answer,) = rights
             errand.begun.set()
 
     async def _overhear(self, said: int) -> None:
@@ -322,7 +294,7 @@ class Keeper:
     async def _see_fresh_end(self, spare: Spare) -> None:
         status, usage = await self.wait_for(spare.pid)
         self._by_pid.pop(spare.pid, None)
-        _note(spare, status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10)
+        spare.end(status, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10)
 
     def close(self, spare: Spare, *names: str) -> None:
         """Closes the named ends that are still open."""
@@ -348,9 +320,13 @@ class Keeper:
         """Has errands.py do `name` as the user of run `number`; its answer. PoolDown where nobody can."""
         errand = Errand(self.loop)
         self._serial += 1
-        self._order({"errand": name, "serial": self._serial, "number": number, **facts})
-        self._errands[self._serial] = errand
-        await errand.begun.wait(READY_S)
+        serial = self._serial
+        self._order({"errand": name, "serial": serial, "number": number, **facts})
+        self._errands[serial] = errand
+        try:
+            await errand.begun.wait(READY_S)
+        finally:
+            self._errands.pop(serial, None)
         if errand.answer < 0:
             raise PoolDown(self.reason or "the zygote did not do its errand")
         parts, size = [], 0
@@ -380,24 +356,3 @@ class Keeper:
 
         self.loop.spawn(see_it_end())
         return ended
-
-
-def reserve_descriptors() -> None:
-    """Has every descriptor below FIRST_DESCRIPTOR taken, so that none of the server's own is there."""
-    while True:
-        descriptor = posix.dup(2)
-        if descriptor >= FIRST_DESCRIPTOR:
-            posix.close(descriptor)
-            return
-
-
-def _nothing() -> int:
-    """A descriptor that gives nothing to read: /dev/null need not be there."""
-    read, write = posix.pipe2(posix.O_CLOEXEC)
-    posix.close(write)
-    return read
-
-
-def _note(spare: Spare, status: int, cpu_s: float, peak_memory_bytes: int) -> None:
-    spare.wait_status, spare.cpu_s, spare.peak_memory_bytes = status, cpu_s, peak_memory_bytes
-    spare.ended.set()

@@ -8,8 +8,9 @@ import posix
 from _collections import deque  # type: ignore[import-not-found]  # `collections` would be an import
 
 from runtime.cgroup import find_groups
+from runtime.ends import PoolDown, Spare
 from runtime.jail import choose_uid
-from runtime.keeper import Keeper, PoolDown, Spare
+from runtime.keeper import Keeper
 from runtime.loop import Cancelled, Event, Loop, Wait
 from runtime.processes import kill_by_descriptor, kill_tree
 from runtime.run import Job, Outcome, Run
@@ -47,7 +48,8 @@ class Pool:
         """Why the pool is not to be trusted though nothing is wrong with it: serve.py's self-test."""
         self.groups = find_groups()
         self._spare_problem = ""
-        self._naming = False
+        self._in_force: dict[str, Any] = {}
+        """What a spare says of its lock-down."""
         self._queue: deque[Wait] = deque()
         self._idle: list[Spare] = []
         self._wanting: deque[Wait] = deque()
@@ -90,11 +92,7 @@ class Pool:
 
     async def stop(self) -> None:
         """Ends the zygote and with it every run."""
-        self.keeper.stopping = True
-        if self.keeper.pid:
-            posix.kill(self.keeper.pid, 9)
-            while self.keeper.pid:
-                await self.loop.sleep(0.001)
+        await self.keeper.stop()
 
     async def run(
         self, job: Job, on_output: "OnOutput | None" = None, cancelled: Event | None = None
@@ -134,8 +132,7 @@ class Pool:
         }
         limits["wall_s"] = {"value": self.timeout_s, "by": "the server"}
         return {
-            **{name: value for name, value in self.keeper.in_force.items() if name not in ("uid", "scratch")},
-            "naming": self._naming,
+            **{name: self._in_force.get(name) for name in ("level", "landlock_abi", "namespaces", "naming")},
             "uid_for_each_run": self.keeper.sets_identity,
             "limits": limits,
             "cgroup": None if self.groups is None else {"controllers": controllers},
@@ -200,7 +197,7 @@ class Pool:
         finally:
             self._making -= 1
         self._spare_problem = ""
-        self._naming = spare.facts["naming"]
+        self._in_force = spare.facts
         self._offer(spare)
 
     def _disappoint(self) -> None:
@@ -331,7 +328,7 @@ class Pool:
 
     def _left_numbers(self) -> set[int]:
         """The numbers of the private folders that there are."""
-        names = posix.listdir(self.image["tree"] + "/tmp")
+        names = posix.listdir(self.image["tree"] + "/tmp")  # noqa: S108
         found = {int(name[4:]) for name in names if name.startswith("run-") and name[4:].isdigit()}
         return found & set(self._numbers)
 

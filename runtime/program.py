@@ -63,8 +63,8 @@ def begin(argv: list[str]) -> None:
 def rehearse() -> None:
     """Runs a program that does nothing, all the way that a program goes.
 
-    A forked process copies each page of its parent when it first writes to it. Those that every program writes
-    to are copied here, while nobody waits.
+    A forked process copies each page of its parent when it first writes to it. Those that every program
+    writes to are copied here, while nobody waits.
     """
     begin(["-"])
     run(b"print(end='')\n")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from runtime.keeper import Spare
+    from runtime.ends import Spare
     from runtime.pool import Pool
 
     OnOutput = Callable[[str, bytes], None]

@@ -10,10 +10,10 @@ import _socket
 import posix
 
 from runtime import kernel
+from runtime.ends import PoolDown, reserve_descriptors
+from runtime.facts import read_image
 from runtime.failure import INTERNAL, Refused
 from runtime.image import read_file
-from runtime.jail import read_image
-from runtime.keeper import PoolDown, reserve_descriptors
 from runtime.log import Log
 from runtime.loop import Loop
 from runtime.pool import NoUid, Pool

@@ -1,10 +1,14 @@
-"""What the service goes by: the image's runtime.json, the environment, and a file that may be mounted."""
+"""What the service goes by: the image's runtime.json, the environment, and files that may be mounted."""
 
-from _operator import _compare_digest as compare_digest
+from _operator import _compare_digest as compare_digest  # of hmac, which would load OpenSSL
 
 from runtime.failure import USAGE, Refused
-from runtime.image import parse_json
-from runtime.seccomp import sha256_hex
+from runtime.image import TooLarge, parse_json
+
+try:  # not of hashlib, which would load OpenSSL
+    from _sha2 import sha256  # type: ignore[import-not-found]  # typeshed has it for 3.12 and later
+except ImportError:  # Python 3.11
+    from _sha256 import sha256  # type: ignore[import-not-found]
 
 TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
@@ -12,9 +16,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     Values = dict[str, Any]
+    ReadFile = Callable[[str], bytes]
 
 DEFAULT_KEY = "dify-sandbox"
 WAYS_OUT = "set API_KEY (or API_KEY_FILE), or build the image with app: {insecure: true} in config.yaml"
+OVERRIDES = "what is not set is as the image has it"
+WHITESPACE = " \t\r\n"
 
 TRUE, FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
 """Go's strconv.ParseBool, which dify-sandbox reads its environment with."""
@@ -26,22 +33,29 @@ DECIDED_AT_BUILD = (
 )
 """Variables of dify-sandbox that say what an image is made of."""
 
+SERVICE_LINK = "tcp://"
+"""Kubernetes sets SANDBOX_PORT=tcp://ADDRESS:PORT where there is a service that is named sandbox."""
+
 
 class Settings:
     """What is in force."""
 
-    def __init__(self, image: "Values", values: "Values", key_digest: str, warnings: list[str]) -> None:
-        """`values` are named as in runtime.json's `serve`, with `timeout_s`."""
+    def __init__(
+        self, image: "Values", values: "Values", key_digest: str, environment_key: str, warnings: list[str]
+    ) -> None:
+        """`values` are named as in runtime.json's `serve`, with `timeout_s`; keys are digests."""
         self.image = image
         self.port: int = values["port"]
         self.debug: bool = values["debug"]
         self.insecure: bool = values["insecure"]
         self.key_digest = key_digest
         """SHA-256 of the key, in hexadecimal; empty where there is none."""
+        self.environment_key = environment_key
+        """That of API_KEY, which counts again where a file no more has another."""
         self.max_workers: int = values["max_workers"]
         self.max_requests: int = values["max_requests"]
-        self.timeout_s: float = values["timeout_s"]
-        self.grace_s: float = values["grace_s"]
+        self.timeout_s = float(values["timeout_s"])
+        self.grace_s = float(values["grace_s"])
         self.max_body_bytes: int = values["max_body_bytes"]
         self.preload: bool = values["preload"]
         self.fresh: bool = values["fresh"]
@@ -49,103 +63,188 @@ class Settings:
         self.warnings = warnings
 
     def knows(self, key: str) -> bool:
-        """Whether `key` is the key, in a time that says nothing of it."""
+        """Whether `key` is the key, in a time that says nothing of it. Bytes that are no text are escaped."""
         if not self.key_digest:
             return True
-        return bool(compare_digest(sha256_hex(key.encode("utf-8", "surrogateescape")), self.key_digest))
-
-
-def read_settings(
-    image: "Values", environ: dict[bytes, bytes], read_file: "Callable[[str], bytes]"
-) -> Settings:
-    """The settings of a start; Refused, with all that is wrong, where they cannot be."""
-    problems: list[str] = []
-    values: Values = {**image["serve"], "timeout_s": image["worker_timeout_s"]}
-    text = {
-        name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in environ.items()
-    }
-    for variable, (name, read, what) in FROM_ENVIRONMENT.items():
-        if given := text.get(variable, "").strip():
-            value = read(given)
-            if value is None:
-                problems.append(f"{variable}: {given[:40]!r} is not {what}")
-            else:
-                values[name] = value
-    key = text.get("API_KEY", "")
-    if path := text.get("SANDBOX_SETTINGS"):
-        key = _from_file(path, read_file, values, problems) or key
-    if path := text.get("API_KEY_FILE"):
         try:
-            key = read_file(path).decode("utf-8", "replace").strip()
-        except OSError as error:
-            problems.append(f"API_KEY_FILE: {path}: {error.strerror}")
-    if problems:
-        raise Refused(USAGE, "; ".join(problems), "the environment and SANDBOX_SETTINGS override the image")
-    digest = sha256_hex(key.encode("utf-8", "surrogateescape")) if key else str(values["key_sha256"])
-    if not values["insecure"]:
-        if not digest:
-            raise Refused(USAGE, "there is no API key", WAYS_OUT)
-        if digest == sha256_hex(DEFAULT_KEY.encode()):
-            raise Refused(USAGE, f"the API key is the one that everybody knows: {DEFAULT_KEY}", WAYS_OUT)
-    warnings = [
-        f"{name} has no effect here: it is decided when the image is built"
-        for name in DECIDED_AT_BUILD
-        if text.get(name)
-    ]
-    if values["insecure"] and not digest:
-        warnings.append("app.insecure: whoever reaches the port may run code")
-    return Settings(image, values, digest, warnings)
+            return bool(compare_digest(_digest(key), self.key_digest))
+        except UnicodeEncodeError:
+            return False  # half of a surrogate pair: a header has no such text, JSON has
 
 
-def reload(
-    old: Settings, environ: dict[bytes, bytes], read_file: "Callable[[str], bytes]"
-) -> tuple[Settings, list[str]]:
-    """The settings after SIGHUP, and what to say of them: what is wrong leaves everything as it was."""
+def read_settings(image: "Values", environ: dict[bytes, bytes], read_file: "ReadFile") -> Settings:
+    """The settings of a start; Refused, with all that is wrong, where they cannot be.
+
+    Takes API_KEY out of `environ`: its digest is all that is kept of it.
+    """
+    reading = Reading(image, read_file)
+    key = environ.pop(b"API_KEY", b"")
+    if key.strip():
+        reading.take_key("API_KEY", key)
+    return reading.complete(environ, reading.key_digest)
+
+
+def reload(old: Settings, environ: dict[bytes, bytes], read_file: "ReadFile") -> tuple[Settings, list[str]]:
+    """The settings after SIGHUP, and what to say of them: where something is wrong, `old` itself, and why.
+
+    A process keeps its environment: what may be new is what the files that it names say.
+    """
     try:
-        new = read_settings(old.image, environ, read_file)
+        new = Reading(old.image, read_file).complete(environ, old.environment_key)
     except Refused as refused:
         return old, [f"nothing is changed: {refused}"]
     notes = []
     for name in RELOADED:
         before, after = getattr(old, name), getattr(new, name)
         if before != after:
-            notes.append("the key is changed" if name == "key_digest" else f"{name}: {before} is {after} now")
-    if new.port != old.port:
-        notes.append("another port needs a restart")
-        new.port = old.port
+            changed = f"{name}: {_told(before)} is {_told(after)} now"
+            notes.append("the key is changed" if name == "key_digest" else changed)
+    notes += [warning for warning in new.warnings if warning not in old.warnings]
     return new, notes or ["nothing is different"]
 
 
-def _from_file(path: str, read_file: "Callable[[str], bytes]", values: "Values", problems: list[str]) -> str:
-    """Takes what the JSON file at `path` says into `values`; the key that it has."""
-    try:
-        content = parse_json(read_file(path))
-    except OSError as error:
-        problems.append(f"SANDBOX_SETTINGS: {path}: {error.strerror}")
-        return ""
-    except (ValueError, RecursionError):
-        problems.append(f"SANDBOX_SETTINGS: {path} is not JSON")
-        return ""
-    if not isinstance(content, dict):
-        problems.append(f"SANDBOX_SETTINGS: {path} is not an object")
-        return ""
-    key = ""
-    for name, given in content.items():
-        if name == "key" and isinstance(given, str):
-            key = given
-            continue
-        target, read, what = IN_FILE.get(name, ("", None, ""))
-        value = None if read is None else read(str(given).lower() if isinstance(given, bool) else str(given))
-        if value is None:
-            known = ", ".join([*IN_FILE, "key"])
-            problems.append(
-                f"SANDBOX_SETTINGS: {name}: {str(given)[:40]!r} is not {what}"
-                if target
-                else f"SANDBOX_SETTINGS: no such setting: {name[:40]!r}; there are {known}"
-            )
+class Reading:
+    """Takes one source after the other; a later one has the last word. Keeps all that is wrong."""
+
+    def __init__(self, image: "Values", read_file: "ReadFile") -> None:
+        self.image = image
+        self.read_file = read_file
+        self.values: Values = {**image["serve"], "timeout_s": image["worker_timeout_s"]}
+        self.key_digest = ""
+        self.key_is_wrong = False
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+
+    def complete(self, environ: dict[bytes, bytes], environment_key: str) -> Settings:
+        """Everything but API_KEY itself, of which `environment_key` is the digest; Refused, or Settings."""
+        text = {
+            name.decode("utf-8", "replace"): value.decode("utf-8", "replace").strip(WHITESPACE)
+            for name, value in environ.items()
+        }
+        self.key_digest = environment_key or str(self.values["key_sha256"])
+        self._take_environment(text)
+        if path := text.get("SANDBOX_SETTINGS"):
+            self._take_file(path)
+        if path := text.get("API_KEY_FILE"):
+            content = self._content("API_KEY_FILE", path)
+            if content is None:
+                self.key_is_wrong = True
+            else:
+                self.take_key(f"API_KEY_FILE: {path}", content)
+        ways_out = self._check_key()
+        if self.problems:
+            raise Refused(USAGE, "; ".join(self.problems), ways_out or OVERRIDES)
+        self._weigh(text)
+        return Settings(self.image, self.values, self.key_digest, environment_key, self.warnings)
+
+    def take_key(self, source: str, key: bytes) -> None:
+        """A key that is given must be one that a header can carry, as a client would have to send it."""
+        key = key.strip()
+        if not key:
+            self._wrong_key(f"{source}: the key is empty")
+        elif min(key) < 32 or 127 in key:
+            self._wrong_key(f"{source}: the key has a control character, which no header can carry")
         else:
-            values[target] = value
-    return key
+            self.key_digest = str(sha256(key).hexdigest())
+
+    def _wrong_key(self, problem: str) -> None:
+        self.key_is_wrong = True
+        self.problems.append(problem)
+
+    def _take(self, source: str, given: str, setting: "tuple[str, Any, str]") -> None:
+        name, read, what = setting
+        value = read(given)
+        if value is None:
+            self.problems.append(f"{source}: {given[:40]!a} is not {what}")
+        else:
+            self.values[name] = value
+
+    def _take_environment(self, text: dict[str, str]) -> None:
+        if text.get("SANDBOX_PORT", "").startswith(SERVICE_LINK):
+            del text["SANDBOX_PORT"]
+            self.warnings.append(
+                "SANDBOX_PORT has no effect: Kubernetes has set it, for a service named sandbox"
+            )
+        for variable, setting in FROM_ENVIRONMENT.items():
+            if given := text.get(variable):
+                self._take(variable, given, setting)
+
+    def _take_file(self, path: str) -> None:
+        data = self._content("SANDBOX_SETTINGS", path)
+        if data is None:
+            return
+        try:
+            content = parse_json(data.strip())
+        except (ValueError, TypeError, RecursionError):  # TypeError: a NaN
+            content = None
+        if not isinstance(content, dict):
+            self.problems.append(f"SANDBOX_SETTINGS: {path} is not an object in JSON")
+            return
+        for name, given in content.items():
+            source = f"SANDBOX_SETTINGS: {name[:40]}"
+            if name == "key":
+                if isinstance(given, str):
+                    self.take_key(source, given.encode("utf-8", "surrogatepass"))
+                else:
+                    self._wrong_key(f"{source} is not text")
+            elif name in IN_FILE:
+                word = str(given).lower() if isinstance(given, bool) else str(given)
+                self._take(source, word, IN_FILE[name])
+            else:
+                known = ", ".join([*IN_FILE, "key"])
+                self.problems.append(f"{source}: there is no such setting: there are {known}")
+
+    def _content(self, source: str, path: str) -> bytes | None:
+        try:
+            return self.read_file(path)
+        except OSError as error:
+            self.problems.append(f"{source}: {path}: {error.strerror}")
+        except TooLarge:
+            self.problems.append(f"{source}: {path} is too large")
+        return None
+
+    def _check_key(self) -> str:
+        """The ways out, where there is no key that keeps anybody out; a wrong one was told of already."""
+        if self.key_is_wrong or self.values["insecure"]:
+            return ""
+        if not self.key_digest:
+            self.problems.append("there is no API key")
+        elif self.key_digest == _digest(DEFAULT_KEY):
+            self.problems.append(f"the API key is the one that everybody knows: {DEFAULT_KEY}")
+        else:
+            return ""
+        return WAYS_OUT
+
+    def _weigh(self, text: dict[str, str]) -> None:
+        """Warns of what is set in vain, and of what may surprise."""
+        image, values = self.image, self.values
+        as_built: Values = {
+            "ENABLE_NETWORK": image["network"],
+            "ENABLE_PRELOAD": values["preload"],
+            "PYTHON_PATH": image["python"],
+        }
+        for name in DECIDED_AT_BUILD:
+            given = text.get(name, "")
+            same = name in as_built and as_built[name] in (given, _flag(given))
+            if given and not same and name not in image["env_keep"]:
+                self.warnings.append(f"{name} has no effect: config.yaml decides it, when the image is built")
+        if not self.key_digest:
+            self.warnings.append("there is no API key (app.insecure): whoever reaches the port may run code")
+        elif self.key_digest == _digest(DEFAULT_KEY):
+            self.warnings.append(f"everybody knows the API key (app.insecure): {DEFAULT_KEY}")
+        if values["grace_s"] < values["timeout_s"]:
+            self.warnings.append(
+                f"a run may take {values['timeout_s']:g} s, but has {values['grace_s']:g} s to end "
+                "when the service is stopped (GRACE)"
+            )
+
+
+def _digest(key: str) -> str:
+    return str(sha256(key.encode("utf-8", "surrogateescape")).hexdigest())
+
+
+def _told(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _whole(least: int, most: int) -> "Callable[[str], int | None]":
@@ -159,10 +258,10 @@ def _whole(least: int, most: int) -> "Callable[[str], int | None]":
 def _seconds(least: float, most: float) -> "Callable[[str], float | None]":
     def read(text: str) -> float | None:
         try:
-            number = float(text)
+            number = float(text) if text.isascii() and "_" not in text else -1.0
         except ValueError:
             return None
-        return number if least <= number <= most else None
+        return number if least <= number <= most else None  # NaN is not
 
     return read
 
@@ -171,16 +270,16 @@ def _flag(text: str) -> bool | None:
     return True if text in TRUE else False if text in FALSE else None
 
 
-_PORT = (_whole(1, 65535), "a port, 1 to 65535")
+_PORT = ("port", _whole(1, 65535), "a port, 1 to 65535")
 _WORKERS = ("max_workers", _whole(1, 10_000), "a number from 1 to 10000")
 _REQUESTS = ("max_requests", _whole(1, 1_000_000), "a number from 1 to 1000000")
-_TIMEOUT = ("timeout_s", _seconds(0.001, 86400), "a number of seconds, at most 86400")
-_GRACE = ("grace_s", _seconds(0, 3600), "a number of seconds, at most 3600")
+_TIMEOUT = ("timeout_s", _seconds(0.001, 86400), "a number of seconds from 0.001 to 86400")
+_GRACE = ("grace_s", _seconds(0, 3600), "a number of seconds from 0 to 3600")
 _DEBUG = ("debug", _flag, "true or false")
 
-FROM_ENVIRONMENT: "dict[str, Any]" = {
-    "SANDBOX_PORT": ("port", *_PORT),
-    "PORT": ("port", *_PORT),  # what platforms set; it comes last, and so first
+FROM_ENVIRONMENT: "dict[str, tuple[str, Any, str]]" = {
+    "SANDBOX_PORT": _PORT,
+    "PORT": _PORT,  # what platforms set: it has the last word
     "DEBUG": _DEBUG,
     "MAX_WORKERS": _WORKERS,
     "MAX_REQUESTS": _REQUESTS,
@@ -189,7 +288,7 @@ FROM_ENVIRONMENT: "dict[str, Any]" = {
 }
 """Environment variables: the setting, how it is read (None: it cannot be), and what it must be."""
 
-IN_FILE: "dict[str, Any]" = {
+IN_FILE: "dict[str, tuple[str, Any, str]]" = {
     "max_workers": _WORKERS,
     "max_requests": _REQUESTS,
     "worker_timeout": _TIMEOUT,

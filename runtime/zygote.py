@@ -6,7 +6,7 @@
 It enters the jail's tree, gives up every privilege but that of making a child another user, and only then
 imports the modules of `warm:`. Its orders come by CONTROL, a SOCK_SEQPACKET socket, one JSON object each:
 
-    {"number": N, "scratch": PATH, "limits": {...}, "env": {...}}  fork a process that waits for its job, locked down
+    {"number": N, "scratch": PATH, ...}              fork a process that waits for its job: spare.py
     {"errand": NAME, "serial": N, "number": N, ...}  fork a process that works as the run's user: errands.py
 
 Answers: `up JSON`; `born N PID` with the server's ends of seven descriptors; `listener N` with two, from the
@@ -22,9 +22,10 @@ sys.path.insert(0, "/sandbox")
 
 from runtime import errands, kernel, program, spare
 from runtime.channel import send
+from runtime.facts import read_image
 from runtime.failure import Refused
 from runtime.image import parse_json
-from runtime.jail import Jail, read_image
+from runtime.jail import Jail
 from runtime.spare import Ends
 
 TYPE_CHECKING = False  # typing would be an import
@@ -62,7 +63,7 @@ class Zygote:
         import resource  # noqa: F401 - wait4(2)'s result is one of its types
 
         for _ in range(REHEARSALS):
-            program.rehearse()  # the interpreter rewrites code that it runs often: once here, not in each child
+            program.rehearse()  # the interpreter rewrites code that runs often: here, not in each child
         gc.collect()
         gc.freeze()  # a collection in a child leaves alone, and shared, what is here already
         self.wakeup, write = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)

@@ -14,7 +14,8 @@ from tests.serve.conftest import Server, Serving
 
 CONFIG = """
 syscalls: {groups: [processes, signals]}
-limits: {memory: 128MiB, cpu_s: 3, file_size: 16MiB, processes: 40, open_files: 64, output: 1MiB, scratch: 8MiB}
+limits:
+  {memory: 128MiB, cpu_s: 3, file_size: 16MiB, processes: 40, open_files: 64, output: 1MiB, scratch: 8MiB}
 worker_timeout: 3
 """
 """Programs may fork and signal, which by default they may not: so there is something to survive."""
@@ -42,15 +43,20 @@ def server(serving_of: Callable[[str], Serving]) -> Server:
 
 @pytest.fixture(autouse=True)
 def _fine_afterwards(server: Server) -> Any:
-    """After each test the next run is fine, every process of a run is gone, and so are the folders."""
+    """After each test the next run is fine, and nothing is left of the one before."""
     yield
     assert server.run("print('fine')")["stdout"] == "fine\n"
+    _wait_until_nothing_is_left(server)
+
+
+def _wait_until_nothing_is_left(server: Server) -> None:
+    """Returns when there are no more processes, folders and user ids of runs than spares that wait."""
     ends = time.monotonic() + 10
     while True:
         info = server.get("/v1/sandbox/info")[2]["data"]
-        # Each spare has a number and a process of its own; a run that was just retired may still have its.
-        left = server.python(SLEEPERS + f"print(len(processes_of(range(10002, 60000))))").strip()
-        if info["uids"]["taken"] == info["spares"]["ready"] == int(left) == len(_folders(server)):
+        left = server.python(SLEEPERS + "print(len(processes_of(range(10002, 60000))))").strip()
+        counts = {info["uids"]["taken"], info["spares"]["ready"], int(left), len(_folders(server))}
+        if len(counts) == 1:
             return
         assert time.monotonic() < ends, (info, left, _folders(server))
         time.sleep(0.1)
@@ -114,8 +120,8 @@ def test_a_hundred_thousand_files_are_too_many_and_are_removed(server: Server) -
     assert "limits.scratch" in data["error"]
 
 
-def test_a_few_thousand_files_are_fine_and_are_removed(server: Server) -> None:
-    data = server.run("import os\nfor n in range(3000): os.close(os.open(f'{n}', os.O_CREAT | os.O_WRONLY))")
+def test_a_thousand_files_are_fine_and_are_removed(server: Server) -> None:
+    data = server.run("import os\nfor n in range(1000): os.close(os.open(f'{n}', os.O_CREAT | os.O_WRONLY))")
     assert (data["exit_code"], data["ended_by"]) == (0, "")
 
 
@@ -160,11 +166,8 @@ def test_exhausting_descriptors_is_an_error_of_the_run(server: Server) -> None:
 
 def test_stopping_itself_is_a_time_out(server: Server) -> None:
     data = server.run("import os, signal\nprint('before', flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)")
-    assert (data["stdout"], data["exit_code"], data["error"].splitlines()[0]) == (
-        "before\n",
-        -1,
-        "error: timeout",
-    )
+    assert (data["stdout"], data["exit_code"]) == ("before\n", -1)
+    assert "error: timeout" in data["error"]
 
 
 def test_ignoring_every_signal_does_not_help(server: Server) -> None:
@@ -255,6 +258,7 @@ def test_a_full_disk_is_an_error_of_the_run(serving_of: Callable[[str], Serving]
     server = serving_of(CONFIG)(tmpfs)
     data = server.run("open('file', 'wb').write(b'x' * (4 << 20))")
     assert "No space left on device" in data["stderr"]
+    _wait_until_nothing_is_left(server)
     assert server.run("open('file', 'wb').write(b'x' * 100_000); print('ok')")["stdout"] == "ok\n"
 
 
