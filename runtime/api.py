@@ -251,6 +251,9 @@ class Api:
             self.metrics.count("sandbox_runs_total", result="refused")
             message = "every user id of jail.uid_range has a run: try again"
             return Response(429, failure(TOO_MANY_RUNS, message), (("Retry-After", "1"),))
+        if outcome.ended_by == "pool":
+            self.metrics.count("sandbox_runs_total", result="error")
+            return Response(500, failure(INTERNAL, outcome.error))
         self._count(outcome)
         facts["wait_ms"] = round(outcome.wait_s * 1000, 1)
         facts["run_ms"] = round(outcome.duration_s * 1000, 1)

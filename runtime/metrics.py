@@ -8,6 +8,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from runtime.api import Api
+    from runtime.log import Log
+    from runtime.pool import Pool
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 MAX_SERIES = 1000
@@ -41,9 +45,36 @@ class Metrics:
             self._counts[name].update({((label, value),): 0 for value in values})
         began_s = time()
         self.gauge("process_start_time_seconds", "When the server was started.", lambda: began_s)
-        self.gauge("process_cpu_seconds_total", "CPU time of the server.", cpu_seconds, "counter")
         self.gauge("process_resident_memory_bytes", "Resident memory of the server.", resident_bytes)
         self.gauge("process_open_fds", "Open descriptors of the server.", open_descriptors)
+        self.total("process_cpu_seconds_total", "CPU time of the server.", cpu_seconds)
+
+    def watch(self, api: "Api", pool: "Pool", log: "Log") -> None:
+        """Has them asked for what they know of themselves."""
+        counts, keeper = pool.counts, pool.keeper
+        gauge, total = self.gauge, self.total
+        gauge(
+            "sandbox_up",
+            "1 while runs succeed, as /health has it.",
+            lambda: int(not (api.draining or pool.reason)),
+        )
+        gauge("sandbox_requests_in_flight", "Requests to run something.", lambda: api.in_flight)
+        gauge("sandbox_workers", "Runs that may be under way.", lambda: pool.settings.max_workers)
+        gauge("sandbox_workers_busy", "Runs that are under way.", lambda: pool.busy)
+        gauge(
+            "sandbox_runs_waiting", "Runs that wait for a worker.", lambda: pool.facts()["workers"]["waiting"]
+        )
+        gauge("sandbox_spares", "Processes that wait for a run.", lambda: pool.facts()["spares"]["ready"])
+        gauge("sandbox_uids_taken", "User ids that are not free.", lambda: pool.facts()["uids"]["taken"])
+        gauge(
+            "sandbox_zygote_resident_memory_bytes",
+            "Resident memory of the zygote.",
+            lambda: resident_bytes(keeper.pid),
+        )
+        total("sandbox_zygote_starts_total", "Starts of the zygote.", lambda: keeper.starts)
+        total("sandbox_spares_made_total", "Processes made for runs.", lambda: counts["spares_made"])
+        total("sandbox_spares_lost_total", "Those that ended unused.", lambda: counts["spares_lost"])
+        total("sandbox_log_lines_lost_total", "Log lines that nobody read.", lambda: log.lost_lines)
 
     def count(self, name: str, number: int = 1, **labels: str) -> None:
         """Adds `number` to one of COUNTERS."""
@@ -62,6 +93,10 @@ class Metrics:
     def gauge(self, name: str, what: str, ask: "Callable[[], float]", kind: str = "gauge") -> None:
         """Has `ask` called for the value of `name` whenever somebody looks."""
         self._gauges[name] = what, kind, ask
+
+    def total(self, name: str, what: str, ask: "Callable[[], float]") -> None:
+        """The same of what never sinks."""
+        self.gauge(name, what, ask, "counter")
 
     def render(self) -> bytes:
         """Everything, as text."""

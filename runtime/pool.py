@@ -260,7 +260,7 @@ class Pool:
         wanting = Wait()
         self._wanting.append(wanting)
         self._fill()
-        if not self._making and not self.problem:
+        if len(self._wanting) > self._making and not self.problem:
             self._wanting.remove(wanting)
             raise NoUid
         got: Spare = await wanting
