@@ -19,6 +19,7 @@ import yaml
 from builder import __version__
 from builder.arch import Arch
 from builder.cli_check import check
+from builder.cli_deploy import deploy
 from builder.cli_options import (
     arch_option,
     built_image,
@@ -187,7 +188,7 @@ def render(
         click.echo(render_dockerfile(plan.dockerfile), nl=False)
 
 
-for command in (lock, wheelhouse, check, explain, policy, trace):
+for command in (lock, wheelhouse, check, explain, policy, trace, deploy):
     commands.add_command(command)
 
 

@@ -6,7 +6,7 @@ docs/lockdown.md says why the order is this one.
 
 import posix
 
-from runtime import kernel, landlock, seccomp
+from runtime import kernel, landlock, scratch, seccomp
 from runtime.channel import Channel
 from runtime.failure import (
     CAPABILITIES,
@@ -94,6 +94,8 @@ class Jail:
         """A zygote has chosen the level, left the namespaces and entered the tree already."""
         self.sets_identity = False
         """A zygote that is not root any more has kept the capabilities to change user and groups."""
+        self.kills = channel is not None and channel.mode == "kill"
+        """Whether a supervisor shall end what makes a denied call."""
         self.channel = channel
         self.channel_number = self.limits["open_files"]
         """The one descriptor on which the filter lets a message through."""
@@ -150,7 +152,7 @@ class Jail:
         effective = kernel.capabilities()[0]
         if posix.getuid() == 0:
             needs = ROOT_NEEDS
-            if self.channel is not None and self.channel.mode == "kill":
+            if self.kills:
                 needs = needs | {"KILL": kernel.CAP_KILL}  # the supervisor's, to end what makes a denied call
             lacking = [name for name, bit in needs.items() if not _has(effective, bit)]
             if lacking:
@@ -226,6 +228,8 @@ class Jail:
         # Only on a file system of its own, a tmpfs that the operator sized: nothing else bounds the writing.
         if posix.stat(tmp).st_dev == posix.stat(self.tree).st_dev:
             return
+        if posix.getuid() == 0 and (problem := scratch.closed(tmp)):
+            raise Refused(SCRATCH, problem, "mount it there with mode=755, and owned by root")
         name = f"/tmp/run-{self.uid}"  # noqa: S108
         try:
             posix.mkdir(self.tree + name, 0o700)
@@ -273,7 +277,7 @@ class Jail:
             posix.setresuid(self.uid, self.uid, self.uid)
             kept = 1 << kernel.CAP_SETUID | 1 << kernel.CAP_SETGID
             self.sets_identity = True
-        kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
+        _clear_ambient()
         kernel.set_capabilities(kept)
         if kernel.capabilities() != (kept, kept, 0):
             raise Refused(CAPABILITIES, "other capabilities are left after capset")
@@ -290,7 +294,7 @@ class Jail:
                 kernel.prctl(kernel.PR_CAPBSET_DROP, capability)
 
     def give_up_capabilities(self) -> None:
-        kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
+        _clear_ambient()
         kernel.set_capabilities(0)
         if any(kernel.capabilities()):
             raise Refused(CAPABILITIES, "capabilities are left after capset")
@@ -381,6 +385,15 @@ def choose_uid(first: int, count: int) -> int:
     own, keeps the first process of every container from sharing a uid, and with it RLIMIT_NPROC.
     """
     return first + (posix.getpid() + posix.stat("/").st_dev * 7919) % count
+
+
+def _clear_ambient() -> None:
+    """The ambient set goes. gVisor has none (EINVAL); where there is one, it cannot outlive the permitted set."""
+    try:
+        kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
+    except OSError as error:
+        if error.errno != kernel.EINVAL:
+            raise
 
 
 def _has(capabilities: int, capability: int) -> bool:

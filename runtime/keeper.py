@@ -51,6 +51,8 @@ class Keeper:
         self.promising = True
         """The zygote is up, or will be in a moment: it was before, or was never tried."""
         self._control: Any = None
+        self._failure = ""
+        """What the zygote has said before it ended."""
         self._born: dict[int, tuple[Event, list[Spare]]] = {}
         self._by_number: dict[int, Spare] = {}
         self._early: dict[int, list[int]] = {}
@@ -84,6 +86,7 @@ class Keeper:
         posix.close(says)
         posix.close(nothing)
         self.starts += 1
+        self._failure = ""
         hearing = self.loop.spawn(self._hear(ours))
         listening = self.loop.spawn(self._overhear(said))
         status, _ = await self.wait_for(self.pid)
@@ -92,7 +95,7 @@ class Keeper:
         self.pid = 0
         self.promising = self.up.is_set
         self.up = Event(self.loop)
-        self.reason = self.reason or f"the zygote ended with status {status}: it is started again"
+        self.reason = self._failure or f"the zygote ended with status {status}: it is started again"
         self.loop.forget(ours.fileno())
         ours.close()
         for spare in list(self._by_pid.values()):
@@ -179,7 +182,7 @@ class Keeper:
             self.up.set()
             self.on_up()
         elif word == b"failed":
-            self.reason = rest.decode("utf-8", "replace")
+            self._failure = rest.decode("utf-8", "replace")
         elif word == b"born":
             number, pid = map(int, rest.split())
             spare = Spare(self.loop, number, pid, rights, fresh=False)

@@ -14,6 +14,7 @@ from runtime.keeper import Keeper
 from runtime.loop import Cancelled, Event, Loop, Wait
 from runtime.processes import kill_by_descriptor, kill_tree
 from runtime.run import Job, Outcome, Run
+from runtime.scratch import closed
 
 TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
@@ -282,8 +283,11 @@ class Pool:
         """The run's private folder, as the jail sees it; empty where there cannot be one."""
         path = self.image["tree"] + SCRATCH % number
         try:
+            if posix.getuid() == 0 and (problem := closed(self.image["tree"] + "/tmp")):  # noqa: S108
+                self.scratch_problem = problem
+                return ""
             posix.mkdir(path, 0o700)
-            if posix.getuid() == 0 and self.keeper.in_force["level"] == "chroot":
+            if self.keeper.sets_identity:
                 posix.chown(path, number, number)
         except OSError as error:
             self.scratch_problem = str(error.strerror)

@@ -44,6 +44,7 @@ class Zygote:
         self.control = control
         self.settings, self.policies = read_image()
         self.jail = Jail(self.settings, self.policies, self.settings["uid_range"][0], keep=(control,))
+        self.jail.kills = self.settings["on_denied"] == "kill"
         self.pid = posix.getpid()
         self.children: set[int] = set()
         self.wakeup = -1
