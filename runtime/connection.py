@@ -187,17 +187,14 @@ class Connection:
         if request.expects_continue and not data:
             await self._send(CONTINUE)
         began = self.loop.now()
-        chunks = Sized(length) if length > 0 else Chunks()
-        while not chunks.feed(data):
-            if chunks.size_bytes > limit_bytes:
-                raise BadRequest(413, f"the body has more than {limit_bytes} bytes (app.max_body)")
-            self._hold(chunks.size_bytes)
-            ends = began + BODY_S + chunks.size_bytes / LEAST_BYTES_S
+        body = Sized(length) if length > 0 else Chunks()
+        while not body.feed(data):
+            self._hold(len(body.content))
+            ends = began + BODY_S + len(body.content) / LEAST_BYTES_S
             if not await self._more(min(BODY_S, ends - self.loop.now())):
                 raise BadRequest(408, "the request's body comes too slowly")
-        if chunks.size_bytes > limit_bytes:
-            raise BadRequest(413, f"the body has more than {limit_bytes} bytes (app.max_body)")
-        request.body = b"".join(chunks.parts)
+        self._hold(len(body.content))
+        request.body = bytes(body.content)
 
     def _skip_body(self, request: Request) -> bool:
         """Passes over the body, where it is here already; else nobody waits for it."""
@@ -222,8 +219,10 @@ class Connection:
         return True
 
     def _hold(self, size_bytes: int) -> None:
-        """Counts what is kept of a body."""
+        """Counts what is kept of a body; raises BadRequest where that is too much, of this one or of all."""
         front = self.front
+        if size_bytes > front.max_body_bytes:
+            raise BadRequest(413, f"the body has more than {front.max_body_bytes} bytes: app.max_body")
         front.held_bytes += size_bytes - self._held_bytes
         self._held_bytes = size_bytes
         if front.held_bytes > MAX_HELD_BYTES:

@@ -205,17 +205,15 @@ class Sized:
     """A body whose length is known."""
 
     def __init__(self, length: int) -> None:
-        self.parts: list[bytes] = []
-        self.size_bytes = 0
-        """Of what has come so far."""
+        self.content = bytearray()
+        """What has come so far."""
         self._left = length
 
     def feed(self, data: bytearray) -> bool:
         """Takes from `data` what belongs to the body; whether that was all of it."""
-        part = bytes(data[: self._left])
+        part = data[: self._left]
         del data[: len(part)]
-        self.parts.append(part)
-        self.size_bytes += len(part)
+        self.content += part
         self._left -= len(part)
         return not self._left
 
@@ -224,9 +222,8 @@ class Chunks:
     """A body that comes in chunks: RFC 9112, 7.1. It may be cut into pieces anywhere on the way."""
 
     def __init__(self) -> None:
-        self.parts: list[bytes] = []
-        self.size_bytes = 0
-        """Of what has come so far."""
+        self.content = bytearray()
+        """What has come so far."""
         self._left = 0
         """Of the chunk at hand."""
         self._count = 0
@@ -267,11 +264,10 @@ class Chunks:
         return end
 
     def _read_data(self, data: bytearray, at: int) -> int:
-        part = bytes(data[at : at + self._left])
+        part = data[at : at + self._left]
         if not part:
             return -1
-        self.parts.append(part)
-        self.size_bytes += len(part)
+        self.content += part
         self._left -= len(part)
         if not self._left:
             self._state = self._read_end

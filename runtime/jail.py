@@ -388,7 +388,7 @@ def choose_uid(first: int, count: int) -> int:
 
 
 def _clear_ambient() -> None:
-    """The ambient set goes. gVisor has none (EINVAL); where there is one, it cannot outlive the permitted set."""
+    """Empties the ambient set. gVisor has none (EINVAL); it cannot outlive the permitted set anyway."""
     try:
         kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
     except OSError as error:

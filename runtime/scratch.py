@@ -8,8 +8,8 @@ GROUP_OR_OTHERS_WRITE = 0o022
 def closed(tmp: str) -> str:
     """Sees to it that runs can only write in their own folders below `tmp`; else why there can be none.
 
-    For root, whose runs are other users. Platforms mount a volume there with mode 0777 (Kubernetes' emptyDir):
-    a run could write beside its folder, where no quota sees it, and rename those of others.
+    For root, whose runs are other users. Platforms mount a volume there with mode 0777 (an emptyDir of
+    Kubernetes): a run could write beside its folder, where no quota sees it, and rename those of others.
     """
     try:
         mode = posix.stat(tmp).st_mode
