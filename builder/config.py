@@ -21,10 +21,12 @@ from builder.config_model import (
     Image,
     Jail,
     Limits,
+    Network,
     Proxies,
     Section,
     Syscalls,
     keys_of,
+    network_problems,
     section_of,
 )
 from builder.config_values import Base, parse_base, shown
@@ -42,6 +44,7 @@ __all__ = [
     "Image",
     "Jail",
     "Limits",
+    "Network",
     "Proxies",
     "Syscalls",
     "effective",
@@ -63,7 +66,8 @@ def load_config(path: Path, environ: Mapping[str, str]) -> tuple[Config, list[st
     in_variables = [*_wrong(overrides)]
     request, refused = _refused(document.data, overrides)
     for problem in refused:
-        (in_variables if problem[0][:1] in variables else in_file).append(problem)
+        given = any(problem[0][:length] in variables for length in range(1, len(problem[0]) + 1))
+        (in_variables if given else in_file).append(problem)
     found = [(line, f"{path}:{line}: {message}", hint) for line, message, hint in document.problems]
     for location, what, hint in in_file:
         line = _nearest(document.lines, location)
@@ -253,17 +257,22 @@ def _refused(data: dict[str, Any], overrides: dict[str, Any]) -> tuple[Request, 
         "base_packages",
         "syscalls",
         "enable_network",
+        "network",
+        "proxy",
         "allowed_syscalls",
         "allowed_syscalls_arch",
     ):
         with suppress(ValidationError):
             value = {key: overrides.get(key, data.get(key))}
+            if isinstance(value[key], dict) and isinstance(data.get(key), dict):
+                value[key] = data[key] | value[key]
             Config.model_validate(value)
             asked |= value
     config = Config.model_validate(asked)
     request, problems = read_request(
         config.syscalls,
         network=config.enable_network,
+        listed=bool(config.network.allow),
         numbers=config.allowed_syscalls,
         numbers_arch=config.allowed_syscalls_arch,
     )
@@ -275,7 +284,7 @@ def _refused(data: dict[str, Any], overrides: dict[str, Any]) -> tuple[Request, 
         what = f"Debian packages cannot be put into {base.name}"
         hint = "install them in the base itself, or use base: debian:trixie"
         refused.append((("base_packages",), what, hint))
-    return request, refused
+    return request, [*refused, *network_problems(config, asked)]
 
 
 def _explained(details: ErrorDetails, location: Location) -> tuple[str, str]:

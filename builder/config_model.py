@@ -5,6 +5,7 @@ The docstring below a key is its description in the JSON schema and the hint of 
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -19,7 +20,8 @@ from pydantic import (
 )
 
 from builder import config_values as values
-from builder import package_values
+from builder import package_values, serve_values
+from builder.config_yaml import Location
 
 OPTIONAL_SYSTEM_PATHS: tuple[str, ...] = (
     "/etc/ssl/certs/ca-certificates.crt",
@@ -64,7 +66,11 @@ DebianPackage = Annotated[str, AfterValidator(package_values.debian_package)]
 PythonVersion = Annotated[str, PlainValidator(package_values.python_version, json_schema_input_type=str)]
 Module = Annotated[str, AfterValidator(package_values.module_name)]
 
-MiB = 1 << 20
+Destination = Annotated[str, AfterValidator(serve_values.destination)]
+RequestedVariable = Annotated[str, AfterValidator(serve_values.requested_variable)]
+Unique = AfterValidator(serve_values.unique)
+
+KiB, MiB = 1 << 10, 1 << 20
 
 
 class Section(BaseModel):
@@ -90,6 +96,21 @@ class App(Section):
     """Verbose logs."""
     key: str = Field(default="", repr=False)
     """The key that clients send as X-Api-Key; there is none by default."""
+    insecure: bool = False
+    """Serves without a key, or with dify-sandbox's default one."""
+    max_body_bytes: Size = Field(default=32 * MiB, alias="max_body", ge=KiB, le=256 * MiB)
+    """Largest request: bytes or a size such as 32MiB, 1KiB to 256MiB."""
+    grace_s: float = Field(default=8, ge=0, le=3600, allow_inf_nan=False)
+    """Seconds that requests in flight get to end once the server is told to stop, 0 to 3600."""
+    spares: int | None = Field(default=None, ge=0, le=10_000)
+    """Processes that wait for a run, locked down, 0 to 10000; by default as many as max_workers."""
+
+
+class Network(Section):
+    """Where a run with network may connect to."""
+
+    allow: Annotated[List[Destination], Unique] = ()
+    """HOST:PORT of everything that a run may connect to; by default all that the container reaches."""
 
 
 class Proxies(Section):
@@ -180,6 +201,8 @@ class Jail(Section):
     """Environment variables of every run: text by name."""
     env_keep: List[Variable] = ("TZ",)
     """Environment variables that a run takes over from the container."""
+    env_allow: Annotated[List[RequestedVariable], Unique] = ()
+    """Environment variables that a request may set for its run."""
 
 
 class Snippet(Section):
@@ -243,6 +266,8 @@ class Config(Section):
     """System calls that are allowed or denied besides the default ones."""
     enable_network: bool = False
     """Allows the network's system calls."""
+    network: Network = Field(default_factory=Network)
+    """Where a run with network may connect to: allow."""
     enable_preload: bool = False
     """Honours the `preload` text of a request."""
     allowed_syscalls: List[SyscallOrNumber] = ()
@@ -254,7 +279,11 @@ class Config(Section):
     jail: Jail = Field(default_factory=Jail)
     """The confinement of a run: level, namespaces, user ids, environment."""
     app: App = Field(default_factory=App)
-    """The HTTP service: port, debug, key."""
+    """The HTTP service: port, debug, key, and what it holds ready."""
+    warm: Annotated[List[Module], Unique] = ()
+    """Modules that are imported once, for all runs of a server."""
+    fresh: bool = False
+    """Starts an interpreter for each run, in place of a fork of one that has `warm` imported."""
     max_workers: int = Field(default=4, ge=1, le=10_000)
     """Runs at once; further ones wait. 1 to 10000."""
     max_requests: int = Field(default=50, ge=1, le=1_000_000)
@@ -277,3 +306,20 @@ def keys_of(section: type[Section]) -> dict[str, Any]:
 def section_of(annotation: Any) -> type[Section] | None:
     """The section that a key's type is, None where it is a value."""
     return annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
+
+
+def network_problems(config: Config, given: Container[str]) -> Iterator[tuple[Location, str, str]]:
+    """(where, what is wrong, hint) for each key that does not go with network.allow; only keys in `given`."""
+    if not config.network.allow:
+        return
+    if "enable_network" in given and not config.enable_network:
+        what = "the network is off, so there is nothing to allow"
+        yield ("network", "allow"), what, "enable_network: true opens it, to these destinations alone"
+    proxies = config.proxy.model_dump()
+    for key, url in proxies.items():
+        if url and not serve_values.is_http_proxy(url):
+            hint = "with network.allow all connections go through one proxy: http://HOST:PORT"
+            yield ("proxy", key), "this proxy cannot be used beside network.allow", hint
+    if proxies["http"] and proxies["https"] and proxies["http"] != proxies["https"]:
+        hint = "with network.allow all connections go through one proxy: give both keys the same"
+        yield ("proxy", "https"), "this is another proxy than proxy.http", hint

@@ -322,10 +322,21 @@ def label_value(text: str) -> str:
 
 _FIRST_UID = 1000
 _UID_LIMIT = 1 << 31
+_LEAST_UIDS = 3
+"""The first is the interpreter's that warm runs are forked from, the second ends them, the rest is theirs."""
 
 
 def uid_range(value: object) -> tuple[int, int]:
-    """[FIRST, COUNT] of the user ids that runs get: none of a system account, none beyond 31 bits."""
+    """[FIRST, COUNT] of user ids: none of a system account, none beyond 31 bits, enough to serve."""
+    first, count = any_uid_range(value)
+    if count < _LEAST_UIDS:
+        hint = "two of them are for what starts and ends runs, all others for the runs themselves"
+        raise wrong(f"{shown([first, count])} has less than {_LEAST_UIDS} user ids", hint)
+    return first, count
+
+
+def any_uid_range(value: object) -> tuple[int, int]:
+    """The same, for whoever serves nothing: one id suffices."""
     hint = f"[FIRST, COUNT] such as [10000, 50000]; FIRST is at least {_FIRST_UID}, the last id is below 2^31"
     if not isinstance(value, list | tuple) or [type(number) for number in value] != [int, int]:
         raise wrong("a list of two whole numbers is needed", hint)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from importlib import resources
 from pathlib import Path
+
+import yaml
 
 from builder.base import Rootfs
 from builder.dockerfile import render_dockerfile
@@ -43,8 +46,12 @@ def write_context(
 
 
 def _write_runtime(plan: BuildPlan, folder: Path) -> None:
-    """The runtime's sources, and its native parts for the plan's architecture."""
+    """The runtime's sources, its native parts for the plan's architecture, and what it hands out as it is."""
     folder.mkdir()
+    document = yaml.safe_load(
+        (resources.files("images") / "serve" / "openapi.yaml").read_text(encoding="utf-8")
+    )
+    (folder / "openapi.json").write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
     with resources.as_file(resources.files("runtime")) as sources:
         for source in sorted(sources.glob("*.py")):
             shutil.copyfile(source, folder / source.name)

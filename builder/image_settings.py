@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from pydantic_core import PydanticCustomError
 
-from builder.config_values import absolute_path, uid_range, variable_name, variable_value
-from builder.errors import BuildError
+from builder.config_values import absolute_path, any_uid_range, variable_name, variable_value
+from builder.errors import BuildError, UsageError
+from builder.package_values import module_name
+from builder.reference import parse_reference
+from builder.serve_values import destination, requested_variable
 from builder.tree.root import Root
 from builder.tree.spec import REPORT_PATH, SANDBOX_PATH, TREE_PATH
 
 SETTINGS_PATH = f"{SANDBOX_PATH}/runtime.json"
+SECRETS_PATH = f"{SANDBOX_PATH}/secrets.json"
 
 _MOST_BYTES = 1 << 20
 _MOST_REPORT_BYTES = 256 << 20
@@ -24,6 +29,10 @@ _LIMITS = (
 )
 _HIGHEST = 1 << 50
 """As config.yaml has it for sizes."""
+
+_SERVE_NUMBERS = ("port", "max_workers", "max_requests", "max_body_bytes", "grace_s", "spares")
+_SERVE_FLAGS = ("debug", "insecure", "preload", "fresh")
+_KEY_DIGEST = re.compile(r"(?:[0-9a-f]{64})?")
 
 
 def read_json(root: Path, jail_path: str, most_bytes: int) -> Any:
@@ -63,13 +72,15 @@ def jail_tree(root: Path) -> Root:
 
 
 def read_settings(root: Path) -> dict[str, Any]:
-    """runtime.json of the image that is unpacked at `root`.
+    """runtime.json and secrets.json of the image at `root`; an older one lacks what a server goes by.
 
     BuildError where a value is not one that config.yaml could have led to: parts of it become arguments of
     programs that run as we do.
     """
     settings = read_json(root, SETTINGS_PATH, _MOST_BYTES)
     try:
+        if isinstance(settings.get("serve"), dict):
+            settings["serve"]["key_sha256"] = read_json(root, SECRETS_PATH, _MOST_BYTES)["key_sha256"]
         _check(settings)
     except PydanticCustomError as error:
         raise BuildError(f"{SETTINGS_PATH} of the image: {error.message()}", _ANEW) from None
@@ -89,7 +100,7 @@ def _check(settings: dict[str, Any]) -> None:
         variable_value(_text(value))
     for name in settings["env_keep"]:
         variable_name(_text(name))
-    uid_range(settings["uid_range"])
+    any_uid_range(settings["uid_range"])
     for name in _LIMITS:
         value = settings["limits"][name]
         if type(value) is not int or not 0 <= value < _HIGHEST:
@@ -99,6 +110,41 @@ def _check(settings: dict[str, Any]) -> None:
         raise ValueError(f"worker_timeout_s: {timeout_s!r:.60}")
     if not isinstance(settings["network"], bool):
         raise ValueError(f"network: {settings['network']!r:.60}")
+    # An image that was built before there was a server has none of these.
+    for target in settings.get("network_allow") or ():
+        if destination(_text(target)) != target:
+            raise ValueError(f"network_allow: {target!r:.60}")
+    if "image" in settings:
+        _reference(_text(settings["image"]))
+    for one in settings.get("dependencies", ()):
+        _text(one["name"]), _text(one["version"])
+    if "serve" in settings:
+        _check_serve(settings["serve"])
+
+
+def _check_serve(serve: dict[str, Any]) -> None:
+    for name in _SERVE_NUMBERS:
+        value = serve[name]
+        if type(value) is not int and not (name == "grace_s" and type(value) is float):
+            raise TypeError(f"serve.{name}: {value!r:.60}")
+        if not 0 <= value < _HIGHEST:
+            raise ValueError(f"serve.{name}: {value!r:.60}")
+    for name in _SERVE_FLAGS:
+        if not isinstance(serve[name], bool):
+            raise TypeError(f"serve.{name}: {serve[name]!r:.60}")
+    if not _KEY_DIGEST.fullmatch(_text(serve["key_sha256"])):
+        raise ValueError("serve.key_sha256 is no SHA-256")
+    for name in serve["warm"]:
+        module_name(_text(name))
+    for name in serve["env_allow"]:
+        requested_variable(_text(name))
+
+
+def _reference(text: str) -> None:
+    try:
+        parse_reference(text)
+    except UsageError as error:
+        raise ValueError(f"image: {error.message}") from None
 
 
 def _text(value: object) -> str:

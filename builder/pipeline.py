@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from builder import jailrun, registry, verify
 from builder.arch import Arch, host_arch
@@ -37,6 +38,7 @@ from builder.supplement import Supplement
 from builder.tree.contents import tree_contents
 from builder.tree.origin import report_text
 from builder.tree.root import Root
+from builder.warm import propose
 
 ARCHIVE = "image.tar"
 REPORT = "report.json"
@@ -311,9 +313,12 @@ def _prove(
         report = read_report(root)
     with progress.step(f"{plan.reference} for {plan.arch.platform}: trying its imports in the jail"):
         proof = prove(root, report, plan.arch, progress, library=line_for)
-    for line in proof.lines():
+    with progress.step(f"{plan.reference} for {plan.arch.platform}: measuring what could be warm"):
+        proposal = propose(root, report, proof, progress)
+    for line in (*proof.lines(), *(proposal.lines() if proposal else ())):
         progress.note(line)
-    shown = {"image": plan.reference, "proof": proof.as_data(), "proven": proof.lines()}
+    shown: dict[str, Any] = {"image": plan.reference, "proof": proof.as_data(), "proven": proof.lines()}
+    shown["warm"] = proposal and proposal.as_data()
     (finished / REPORT).write_text(report_text(report | shown))
 
 

@@ -98,6 +98,7 @@ def make_plan(
     # The descriptor that the runtime uses for its last message is the first that the code cannot have.
     programs = compile_levels(policy, arch, channel=config.limits.open_files)
     policy_bpf = b"".join(programs.values())
+    reference = str(parse_reference(tag or f"{config.image.repository}:{config.image.tag}"))
     spec = TreeSpec(
         arch=arch.name,
         base=config.base,
@@ -109,11 +110,11 @@ def make_plan(
         requirements=tuple(requirements),
         keep_whole=config.keep_whole,
         optional_libraries=config.optional_libraries,
-        promises=config.verify.model_dump(mode="json"),
+        promises=config.verify.model_dump(mode="json") | {"warm": list(config.warm)},
         **rules,
         epoch=epoch,
         calls={"arch": arch.name, "calls": calls(policy, arch)},
-        runtime=_runtime(config) | _filters(policy, programs, policy_bpf),
+        runtime=_runtime(config, reference) | _filters(policy, programs, policy_bpf),
     )
     return BuildPlan(
         arch=arch,
@@ -123,7 +124,7 @@ def make_plan(
         spec=spec,
         policy=policy,
         policy_bpf=policy_bpf,
-        reference=str(parse_reference(tag or f"{config.image.repository}:{config.image.tag}")),
+        reference=reference,
         labels=_labels(config) | policy_labels(policy, arch, policy_bpf),
     )
 
@@ -133,6 +134,7 @@ def policy_request(config: Config) -> Request:
     request, problems = read_request(
         config.syscalls,
         network=config.enable_network,
+        listed=bool(config.network.allow),
         numbers=config.allowed_syscalls,
         numbers_arch=config.allowed_syscalls_arch,
     )
@@ -160,15 +162,23 @@ def digest(plan: BuildPlan, *more: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _runtime(config: Config) -> dict[str, Any]:
+def _runtime(config: Config, reference: str) -> dict[str, Any]:
     """runtime.json as far as the config decides it."""
     limits = config.limits
     return {
         "tree": TREE_PATH,
+        "image": reference,
         "level": config.jail.level,
         "network": config.enable_network,
-        # A run with the network on needs the container's network namespace.
-        "namespaces": [name for name in config.jail.namespaces if name != "net" or not config.enable_network],
+        # None: all that the container reaches.
+        "network_allow": list(config.network.allow) or None,
+        "upstream_proxy": _upstream(config),
+        # A run that connects by itself needs the container's network namespace.
+        "namespaces": [
+            name
+            for name in config.jail.namespaces
+            if name != "net" or not config.enable_network or config.network.allow
+        ],
         "uid_range": list(config.jail.uid_range),
         "limits": {
             "memory_bytes": limits.memory_bytes,
@@ -182,12 +192,42 @@ def _runtime(config: Config) -> dict[str, Any]:
         "worker_timeout_s": config.worker_timeout,
         "env": _ENVIRONMENT | _proxies(config) | dict(config.jail.env),
         "env_keep": list(config.jail.env_keep),
+        "serve": _serve(config),
     }
 
 
+def _serve(config: Config) -> dict[str, Any]:
+    """What a server goes by, unless the environment that it is started with says otherwise."""
+    app = config.app
+    return {
+        "port": app.port,
+        "debug": app.debug,
+        "insecure": app.insecure,
+        # Of the key itself an image has nothing that could be read out of it.
+        "key_sha256": hashlib.sha256(app.key.encode()).hexdigest() if app.key else "",
+        "max_workers": config.max_workers,
+        "max_requests": config.max_requests,
+        "max_body_bytes": app.max_body_bytes,
+        "grace_s": app.grace_s,
+        "preload": config.enable_preload,
+        "spares": config.max_workers if app.spares is None else app.spares,
+        "fresh": config.fresh,
+        "warm": list(config.warm),
+        "env_allow": list(config.jail.env_allow),
+    }
+
+
+def _upstream(config: Config) -> str | None:
+    """The proxy that the way out of a run with network.allow goes on to."""
+    url = config.proxy.https or config.proxy.http
+    if not config.network.allow or url is None:
+        return None
+    return url if "://" in url else f"http://{url}"
+
+
 def _proxies(config: Config) -> dict[str, str]:
-    """What dify-sandbox sets for a run with the network on."""
-    if not config.enable_network:
+    """What dify-sandbox sets for a run with the network on; with network.allow the runtime has its own."""
+    if not config.enable_network or config.network.allow:
         return {}
     proxy = config.proxy
     wanted = {"HTTP_PROXY": proxy.http or proxy.socks5, "HTTPS_PROXY": proxy.https or proxy.socks5}

@@ -26,7 +26,7 @@ from builder.progress import Progress
 from builder.reference import DIGEST, parse_reference
 from builder.seccomp import default_groups
 from builder.seccomp.check import split
-from builder.seccomp.request import NETWORK_GROUP
+from builder.seccomp.request import CLIENT_GROUP, NETWORK_GROUP
 from builder.seccomp.snapshot import DIGEST_LABEL, POLICY_LABEL, Snapshot, from_json
 
 _KINDS = "a config.yaml, an image.tar, a folder dist/ARCH, or an image that Docker or a registry has"
@@ -100,6 +100,7 @@ def places(path: Path, config: Config, environ: Mapping[str, str]) -> dict[str, 
             }
     if "enable_network" in found:
         found[NETWORK_GROUP] = found["enable_network"]
+        found[CLIENT_GROUP] = found.get("network.allow", found["enable_network"])
     return found
 
 

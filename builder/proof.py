@@ -41,7 +41,7 @@ class Imported:
 
     name: str
     distribution: str | None
-    """None for one that verify.imports asks for."""
+    """None for one that verify.imports or warm asks for."""
     seconds: float
     """What the import itself took."""
     denied: int
@@ -170,6 +170,7 @@ def prove(
         owners=_owners(report["distributions"]),
         locked=frozenset(one["name"] for one in report["distributions"] if one["locked"]),
         library=library,
+        warm=frozenset(promises.get("warm", ())),
     )
     names, skipped = _names(report, progress)
     jobs = [*_import_jobs(names, runner, context), *_snippet_jobs(promises["snippets"], runner, context)]
@@ -216,7 +217,7 @@ def _nothing(arch: Arch, why: str, started: float) -> Proof:
 def _names(
     report: Mapping[str, Any], progress: Progress
 ) -> tuple[dict[str, Mapping[str, Any] | None], tuple[str, ...]]:
-    """Each module to import, with its distribution (None: verify.imports), and those that are left out."""
+    """Each module to import, with its distribution (None: asked for by name), and those that are left out."""
     names: dict[str, Mapping[str, Any] | None] = {}
     for one in report["distributions"]:
         for name in one["imports"]:
@@ -241,7 +242,9 @@ def _names(
     for left_out in report["promises"]["skip"]:
         if left_out not in used:
             progress.warn(f"verify.skip: {left_out} is no package and no module that would be imported")
-    return names, tuple(dict.fromkeys(skipped))
+    for name in report["promises"].get("warm", ()):
+        names.setdefault(name, None)  # no server starts without it
+    return names, tuple(name for name in dict.fromkeys(skipped) if name not in names)
 
 
 def _is_package(name: str, report: Mapping[str, Any]) -> bool:

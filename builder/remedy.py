@@ -35,6 +35,8 @@ class Context:
     """The distributions that the lock file names."""
     library: Callable[[str], str | None] = lambda _: None
     """What config.yaml needs for a library, given by its soname; None where that is not known."""
+    warm: frozenset[str] = frozenset()
+    """The modules that a server imports before all runs."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,13 @@ class Failure:
 def explain_import(
     name: str, distribution: str | None, version: str, attempt: Attempt, context: Context
 ) -> Failure:
-    """Why the module `name` of `distribution` (None: verify.imports asks for it) could not be imported."""
+    """Why the module `name` of `distribution` (None: config.yaml asks for it) could not be imported."""
     why, hint = _ended(attempt, context) or _raised(name, distribution, attempt, context)
-    of = f" ({distribution} {version})".replace(" )", ")") if distribution else " (verify.imports)"
-    leave = f"leave it out: verify: {{skip: [{name}]}}" if distribution else "take it out of verify.imports"
+    asking = "warm" if name in context.warm else "verify.imports"
+    of = f" ({distribution} {version})".replace(" )", ")") if distribution else f" ({asking})"
+    leave = f"leave it out: verify: {{skip: [{name}]}}"
+    if distribution is None or name in context.warm:
+        leave = f"take it out of {asking}"
     return Failure(f"import {name}{of}", why, f"{hint}; or {leave}" if hint else leave)
 
 

@@ -13,7 +13,7 @@ from runtime import kernel
 from runtime.answer import BAD_REQUEST, INTERNAL, TOO_MANY_RUNS, failure, run_data, success
 from runtime.body import Mistake, read_fields, read_json
 from runtime.ends import PoolDown, reserve_descriptors
-from runtime.facts import read_image
+from runtime.facts import read_service
 from runtime.failure import INTERNAL as INTERNAL_EXIT
 from runtime.failure import USAGE, Refused
 from runtime.fields import read_job
@@ -305,7 +305,7 @@ def main(arguments: list[str]) -> None:
             "elsewhere it is `serve`",
         ) from None
     try:
-        image, _ = read_image()
+        image = read_service()
         settings = lambda_settings(image, environ)
         harden()
         reserve_descriptors()

@@ -26,8 +26,9 @@ if __name__ == "__main__":
 
 from runtime import failure, kernel, landlock  # noqa: E402
 from runtime.destinations import Destinations  # noqa: E402
+from runtime.facts import read_service  # noqa: E402
 from runtime.failure import Refused  # noqa: E402
-from runtime.image import SANDBOX, parse_json, read_file  # noqa: E402
+from runtime.image import parse_json  # noqa: E402
 from runtime.loop import Loop  # noqa: E402
 from runtime.proxy import Denial, Proxy, Upstream  # noqa: E402
 
@@ -203,7 +204,7 @@ def give_up_privileges(settings: "dict[str, Any]") -> None:
 def main(listening: str, reporting: str) -> None:
     """Serves until the server ends."""
     _signal.signal(SIGINT, _signal.SIG_IGN)  # of a terminal, meant for the server, which drains
-    settings = parse_json(read_file(SANDBOX + "/runtime.json"))
+    settings = read_service()
     pipe = int(reporting)
     for descriptor in (pipe, int(listening)):
         posix.set_inheritable(descriptor, False)

@@ -21,3 +21,15 @@ def read_image() -> "tuple[dict[str, Any], dict[str, seccomp.Programs]]":
     except TooLarge:
         raise Refused(IMAGE, "policy.bpf is too large", "build the image again") from None
     return settings, seccomp.split(policy, settings["policy_instructions"], settings["policy_sha256"])
+
+
+def read_service() -> "dict[str, Any]":
+    """runtime.json, and what no run shall find in its memory: the key's digest, a proxy with its password."""
+    image, _ = read_image()
+    try:
+        secrets = parse_json(read_file(SANDBOX + "/secrets.json"))
+    except (OSError, ValueError):
+        raise Refused(IMAGE, "secrets.json is not there, or not JSON", "build the image again") from None
+    image["serve"]["key_sha256"] = secrets["key_sha256"]
+    image["upstream_proxy"] = secrets["upstream_proxy"]
+    return image

@@ -11,7 +11,7 @@ import posix
 
 from runtime import kernel
 from runtime.ends import PoolDown, reserve_descriptors
-from runtime.facts import read_image
+from runtime.facts import read_service
 from runtime.failure import INTERNAL, Refused
 from runtime.image import read_file
 from runtime.log import Log
@@ -177,7 +177,7 @@ def main(arguments: list[str]) -> None:
     """Ends the process with 0 after SIGTERM; Refused where it cannot serve."""
     if arguments:
         raise Refused(INTERNAL, f"serve takes no arguments: {arguments}", "settings come by the environment")
-    image, _ = read_image()
+    image = read_service()
     environ = take_environment()
     settings = read_settings(image, environ, read_file)
     harden()

@@ -16,7 +16,7 @@ RISKS = (
     # What leaves the jail, or what nobody has weighed.
     *(UNSAFE, OWN),
     # What leaves the container.
-    "network",
+    *("network", "network_client"),
     # What outlives a run, or reaches other runs.
     *("exec", "processes", "signals"),
     # What gets round a limit, writes, or slows neighbours down.

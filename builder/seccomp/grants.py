@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from builder.arch import Arch
 from builder.seccomp.catalog import Catalog, Line, Rule
 from builder.seccomp.conditions import without
-from builder.seccomp.request import NETWORK_GROUP, Call, Problem, Request
+from builder.seccomp.request import CLIENT_GROUP, NETWORK_GROUP, Call, Problem, Request
 from builder.seccomp.syscalls import number
 
 MAX_PIECES = 256
@@ -54,9 +54,10 @@ class Scope:
 
     def rules(self, name: str) -> tuple[Rule, ...]:
         """What naming the call opens: what all groups together do, the network's only where it is on."""
-        groups = [group for group in self.catalog.groups.values() if group.name != NETWORK_GROUP]
+        opening = (NETWORK_GROUP, CLIENT_GROUP)
+        groups = [group for group in self.catalog.groups.values() if group.name not in opening]
         if self.request.network:
-            groups.append(self.catalog.groups[NETWORK_GROUP])
+            groups.append(self.catalog.groups[self.request.network_group])
         rules = tuple(rule for group in groups for rule in group.rules if rule.name == name)
         return rules or (Rule(name, _NAMED),)
 

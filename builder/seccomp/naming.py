@@ -9,10 +9,14 @@ from builder.arch import Arch
 from builder.seccomp.catalog import Catalog, Line, load_catalog
 from builder.seccomp.compile import newest_number
 from builder.seccomp.policy import Policy
-from builder.seccomp.request import NETWORK_GROUP
+from builder.seccomp.request import CLIENT_GROUP, NETWORK_GROUP
 from builder.seccomp.syscalls import known_names, number
 
 _INT_BITS = 0xFFFF_FFFF
+
+_OPEN = "enable_network: true"
+_UNLISTED = "network: {allow: []}"
+"""What opens the network where it is off, and where network.allow leaves a part of it open."""
 
 
 def calls(policy: Policy, arch: Arch) -> dict[str, Any]:
@@ -51,7 +55,7 @@ def _call(name: str, policy: Policy, catalog: Catalog) -> dict[str, Any]:
     if arguments := _arguments(name, catalog):
         call["arguments"] = arguments
         if name == "socket" and NETWORK_GROUP not in policy.groups:
-            call["before"] = "enable_network: true and "
+            call["before"] = f"{_opening(policy)} and "
     elif not any(lines == [] for _, lines in ways):
         ways.append([f"syscalls: {{allow: [{name}]}}", []])
     return call
@@ -65,17 +69,22 @@ def _ways(name: str, policy: Policy, catalog: Catalog) -> Iterator[tuple[str, tu
         if call.name == name:
             for taken in call.lines:
                 yield f'take "{taken.text}" out of syscalls.deny', (taken,)
-    groups = [group for group in catalog.groups.values() if group.name not in policy.groups]
+    groups = [group for group in catalog.groups.values() if group.name not in (*policy.groups, CLIENT_GROUP)]
     for group in sorted(groups, key=lambda group: len(group.rules)):
         line = f"syscalls: {{groups: [{group.name}]}}"
         if group.name == NETWORK_GROUP:
-            line = "enable_network: true"
+            line = _opening(policy)
         for rule in group.rules:
             if rule.name == name:
                 yield line, rule.when
-    if name == "socket":  # the one family that the network is not needed for
+    # The one family that the network is not needed for, and that is not to be had beside network.allow.
+    if name == "socket" and CLIENT_GROUP not in policy.groups:
         local = "family == AF_UNIX"
         yield f'syscalls: {{allow: [{{socket: {{when: ["{local}"]}}}}]}}', (catalog.line(name, local),)
+
+
+def _opening(policy: Policy) -> str:
+    return _UNLISTED if CLIENT_GROUP in policy.groups else _OPEN
 
 
 def _kept(name: str, policy: Policy, catalog: Catalog) -> Iterator[tuple[str, tuple[Line, ...]]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from builder.arch import ARCHES
 from builder.seccomp.grants import Granted, Grants, Scope, lines_by_name
-from builder.seccomp.request import network_only
+from builder.seccomp.request import network_only, shut_by_list
 from builder.seccomp.syscalls import table
 
 # Each kind of member, in the order of the notes, and what there is to say of it.
@@ -17,6 +17,7 @@ _KINDS = {
     "unknown": "{numbers} has no call with the number {names}",
     "dangerous": "left closed as dangerous: {names}; to open one: syscalls: {{unsafe: [{first}]}}",
     "network": "left closed while the network is off: {names}; to open it: enable_network: true",
+    "listed": "left closed, since network.allow leaves nothing but connections to what it lists: {names}",
     "denied": "left closed by syscalls.deny: {names}",
 }
 
@@ -60,6 +61,8 @@ def _kind(scope: Scope, member: int | str) -> tuple[str, str]:
         kind = "opened by unsafe" if name in scope.request.unsafe else "dangerous"
     elif here in network_only(scope.catalog) and not scope.request.network:
         kind = "network"
+    elif here in shut_by_list(scope.catalog) and scope.request.listed:
+        kind = "listed"
     elif {name, here} & scope.shut:
         kind = "denied"
     else:

@@ -15,6 +15,9 @@ from builder.seccomp.syscalls import known_names
 NETWORK_GROUP = "network"
 """The group that enable_network opens, and nothing else does."""
 
+CLIENT_GROUP = "network_client"
+"""What it opens in its place beside network.allow: the use of connections, and no way to make one."""
+
 MAX_LINES = 1000
 """Conditions that one `when` may have."""
 
@@ -44,6 +47,8 @@ class Request:
     replace: bool = False
     network: bool = False
     """enable_network."""
+    listed: bool = False
+    """Whether network.allow says where a run may connect to."""
     on_denied: OnDenied = "errno"
     numbers: tuple[int | str, ...] = ()
     """dify-sandbox's allowed_syscalls: numbers and names."""
@@ -54,8 +59,13 @@ class Request:
         """The groups in force, in the catalog's order."""
         names = {*self.groups, *(() if self.replace else catalog.default)}
         return tuple(
-            name for name in catalog.groups if name in names or (name == NETWORK_GROUP and self.network)
+            name for name in catalog.groups if name in names or (self.network and name == self.network_group)
         )
+
+    @property
+    def network_group(self) -> str:
+        """The group that opens the network, where it is on."""
+        return CLIENT_GROUP if self.listed else NETWORK_GROUP
 
 
 class Asked(Protocol):
@@ -76,7 +86,12 @@ class Asked(Protocol):
 
 
 def read_request(
-    syscalls: Asked, *, network: bool, numbers: tuple[int | str, ...], numbers_arch: str
+    syscalls: Asked,
+    *,
+    network: bool,
+    listed: bool = False,
+    numbers: tuple[int | str, ...],
+    numbers_arch: str,
 ) -> tuple[Request, list[Problem]]:
     """The request that a config makes, and everything that is wrong with it."""
     catalog = load_catalog()
@@ -88,6 +103,7 @@ def read_request(
         unsafe=syscalls.unsafe,
         replace=syscalls.replace,
         network=network,
+        listed=listed,
         on_denied=syscalls.on_denied,
         numbers=numbers,
         numbers_arch=numbers_arch,
@@ -134,7 +150,7 @@ def request_problems(request: Request) -> list[Problem]:
     """Everything that effective_policy refuses on every architecture."""
     catalog = load_catalog()
     found: list[Problem] = []
-    for problems in (_groups, _unknown, _allowed, _denied, _unsafe, _nothing):
+    for problems in (_groups, _unknown, _allowed, _denied, _unsafe, _let_through, _nothing):
         found += problems(request, catalog)
     return found
 
@@ -166,8 +182,14 @@ def request_repeats(request: Request) -> list[tuple[Location, str]]:
 def network_only(catalog: Catalog) -> frozenset[str]:
     """The calls that no group but the network's has."""
     groups = catalog.groups.values()
-    others = {rule.name for group in groups if group.name != NETWORK_GROUP for rule in group.rules}
+    opening = (NETWORK_GROUP, CLIENT_GROUP)
+    others = {rule.name for group in groups if group.name not in opening for rule in group.rules}
     return frozenset(rule.name for rule in catalog.groups[NETWORK_GROUP].rules) - others
+
+
+def shut_by_list(catalog: Catalog) -> frozenset[str]:
+    """The calls of the network that network.allow leaves shut."""
+    return network_only(catalog) - {rule.name for rule in catalog.groups[CLIENT_GROUP].rules}
 
 
 def _meaning(call: Call) -> frozenset[object]:
@@ -180,11 +202,15 @@ def _groups(request: Request, catalog: Catalog) -> Iterator[Problem]:
         if name not in catalog.groups:
             hint = close_to(name, catalog.groups) or f"the groups are {', '.join(catalog.groups)}"
             yield where, f"no group named {quoted(name)}", hint
-        elif name == NETWORK_GROUP and not request.network:
+        elif name in (NETWORK_GROUP, CLIENT_GROUP) and not request.network:
             yield where, "the network is off, and this group would open it", _NETWORK_HINT
+        elif name == NETWORK_GROUP and request.listed:
+            yield where, f"{_LISTED}, and this group would open more", _LISTED_HINT
 
 
 _NETWORK_HINT = "enable_network: true opens the network; or take this out"
+_LISTED = "network.allow leaves nothing but connections to what it lists"
+_LISTED_HINT = "network: {allow: []} opens the whole network; or take this out"
 
 
 def _unknown(request: Request, _: Catalog) -> Iterator[Problem]:
@@ -212,6 +238,9 @@ def _allowed(request: Request, catalog: Catalog) -> Iterator[Problem]:
             yield where, f'"{call.name}" cannot be allowed', hint
         elif not call.lines and not request.network and call.name in network_only(catalog):
             yield where, f'the network is off, and "{call.name}" would open it', _NETWORK_HINT
+        elif request.network and request.listed and call.name in shut_by_list(catalog):
+            # With conditions, too: AF_UNIX would be connected by what answers connect(2) for TCP.
+            yield where, f'{_LISTED}, and "{call.name}" would open more', _LISTED_HINT
         for number, line in enumerate(call.lines):
             there = (*where, call.name, "when", number)
             if call.name == "socket" and not request.network and not _local(line, catalog):
@@ -260,6 +289,12 @@ def _unsafe(request: Request, catalog: Catalog) -> Iterator[Problem]:
         if name in known_names() and not catalog.danger(name):
             hint = f"syscalls: {{allow: [{name}]}} is enough"
             yield ("syscalls", "unsafe", index), f'"{name}" is not dangerous', hint
+
+
+def _let_through(request: Request, _: Catalog) -> Iterator[Problem]:
+    if request.network and request.listed and request.on_denied == "log":
+        hint = "errno or kill; or network: {allow: []}"
+        yield ("syscalls", "on_denied"), f"{_LISTED}, and log lets every connection through", hint
 
 
 def _nothing(request: Request, _: Catalog) -> Iterator[Problem]:

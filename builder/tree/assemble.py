@@ -119,7 +119,7 @@ def _assemble(
 
 
 def _write_runtime(spec: TreeSpec, contents: Contents, runtime: Path, policy: Path, sandbox: Path) -> None:
-    """/sandbox: sourceless bytecode, the native module, the filter, calls.json and runtime.json."""
+    """/sandbox: sourceless bytecode, native parts, the filter, calls.json, runtime.json and secrets.json."""
     package = sandbox / "runtime"
     package.mkdir(parents=True)
     for source in sorted(runtime.glob("*.py")):
@@ -143,6 +143,12 @@ def _write_runtime(spec: TreeSpec, contents: Contents, runtime: Path, policy: Pa
         "sys_path": contents.sys_path,
         "dependencies": _dependencies(contents),
     }
+    # Code in the jail finds what runtime.json says in the runtime's frames. This the server alone reads.
+    secrets = {"upstream_proxy": facts.pop("upstream_proxy", None)}
+    if "serve" in facts:
+        facts["serve"] = dict(facts["serve"])
+        secrets["key_sha256"] = facts["serve"].pop("key_sha256")
+    (sandbox / "secrets.json").write_text(_json(secrets))
     (sandbox / "runtime.json").write_text(_json(facts))
 
 

@@ -72,7 +72,7 @@ STEPS = {
     "Landlock": (FRAMES + "jail.level, jail.landlock_abi = 'landlock', 1; jail.confine_files()", "EPERM"),
     "seccomp": (FRAMES + "jail.filter_syscalls()", "Refused"),
     "the status descriptor": (FRAMES + "os.write(4 if status is None else status, b'forged')", "EBADF"),
-    "the policy": (FRAMES + "open(runtime['SANDBOX'] + '/policy.bpf')", "ENOENT"),
+    "the policy": (FRAMES + "open(runtime['read_image'].__globals__['SANDBOX'] + '/policy.bpf')", "ENOENT"),
 }
 
 
@@ -122,7 +122,8 @@ def test_nothing_secret_is_in_the_runtimes_settings(jail: Place) -> None:
     """runtime.json is readable to code that looks through the frames: it has what the run is told anyway."""
     lines = FRAMES + "found = sorted(frame.f_locals['settings'])"
     known = (
-        "['env', 'env_keep', 'level', 'limits', 'namespaces', 'network', 'on_denied', 'policy_instructions', "
+        "['dependencies', 'env', 'env_keep', 'image', 'level', 'limits', 'namespaces', 'network', "
+        "'network_allow', 'on_denied', 'policy_instructions', 'policy_sha256', 'python', 'serve', "
+        "'sys_path', 'tree', 'uid_range', 'worker_timeout_s']"
     )
-    known += "'policy_sha256', 'python', 'sys_path', 'tree', 'uid_range', 'worker_timeout_s']"
     assert outcomes(jail, {"settings": lines}) == {"settings": known}

@@ -51,7 +51,7 @@ class Use:
 
     def config(self, **syscalls: Any) -> dict[str, Any]:
         """As of config.yaml."""
-        jail = {"uid_range": [UID, 1], "env": self.env}
+        jail = {"uid_range": [UID, 3], "env": self.env}
         limits = {"memory": self.memory}
         return {"enable_network": self.network, "jail": jail, "limits": limits, "syscalls": syscalls}
 

@@ -143,6 +143,7 @@ class Place:
                 stdout=stdout or io.BytesIO(),
                 stderr=stderr or io.BytesIO(),
                 trace=trace,
+                uid=UID,
             )
 
     def control(self, code: str, *arguments: str, timeout_s: float = 600) -> Ended:
@@ -167,7 +168,7 @@ class Place:
 
 def configured(content: Mapping[str, Any]) -> Config:
     """The config that `content`, as of config.yaml, comes to; every run has the one uid."""
-    defaults = {"jail": {"uid_range": [UID, 1]}, "worker_timeout": 600}
+    defaults = {"jail": {"uid_range": [UID, 3]}, "worker_timeout": 600}
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(defaults | dict(content), file)
         file.flush()

@@ -16,6 +16,7 @@ from builder.config import (
     Image,
     Jail,
     Limits,
+    Network,
     Proxies,
     Syscalls,
     effective,
@@ -118,6 +119,9 @@ def test_defaults() -> None:
     assert (config.limits.memory_bytes, config.limits.file_size_bytes) == (1073741824, 67108864)
     assert (config.limits.cpu_s, config.limits.processes, config.limits.open_files) == (10, 64, 256)
     assert config.limits.output_bytes == 10 * 1024 * 1024
+    assert (config.app.insecure, config.app.max_body_bytes, config.app.grace_s) == (False, 32 << 20, 8)
+    assert (config.app.spares, config.warm, config.fresh) == (None, (), False)
+    assert (config.network.allow, config.jail.env_allow) == ((), ())
     assert config.jail == Jail(level="any", namespaces=("net", "ipc", "uts"), uid_range=(10000, 50000))
     assert config.python_path is None
     assert config.python_lib_path is None
@@ -140,7 +144,13 @@ syscalls:
   on_denied: kill
 allowed_syscalls_arch: arm64
 limits: {memory: 512MiB, cpu_s: 3, file_size: 64M, processes: 1, open_files: 16, output: 4096}
-jail: {level: landlock, namespaces: [], uid_range: [1000, 1], env: {A_1: '', b: x}, env_keep: [LANG, TZ]}
+jail: {level: landlock, namespaces: [], uid_range: [1000, 3], env: {A_1: '', b: x}, env_keep: [LANG, TZ],
+  env_allow: [USER, PATH]}
+enable_network: true
+network: {allow: ["API.example.com:443", "10.0.0.0/8:*"]}
+app: {insecure: true, max_body: 1MiB, grace_s: 0, spares: 0}
+warm: [numpy, numpy.linalg]
+fresh: true
 worker_timeout: 0.5
 """)
     assert config == Config(
@@ -163,10 +173,16 @@ worker_timeout: 0.5
         jail=Jail(
             level="landlock",
             namespaces=(),
-            uid_range=(1000, 1),
+            uid_range=(1000, 3),
             env={"A_1": "", "b": "x"},
             env_keep=("LANG", "TZ"),
+            env_allow=("USER", "PATH"),
         ),
+        enable_network=True,
+        network=Network(allow=("api.example.com:443", "10.0.0.0/8:*")),
+        app=App(insecure=True, max_body=1 << 20, grace_s=0.0, spares=0),
+        warm=("numpy", "numpy.linalg"),
+        fresh=True,
         worker_timeout=0.5,
     )
 

@@ -232,11 +232,19 @@ def test_base_without_a_suite(text: str) -> None:
         parse_base(text)
 
 
-@pytest.mark.parametrize("value", [(1000, 1), [10000, 50000], (1000, (1 << 31) - 1000)])
+@pytest.mark.parametrize("value", [(1000, 3), [10000, 50000], (1000, (1 << 31) - 1000)])
 def test_uid_range(value: object) -> None:
     """The ids of runs start at 1000 and end below 2^31."""
     assert isinstance(value, list | tuple)
     assert values.uid_range(value) == tuple(value)
+
+
+def test_a_server_needs_three_uids() -> None:
+    """One starts runs, one ends them, and one is a run's; an image of before there was a server has fewer."""
+    for count in (1, 2):
+        with pytest.raises(ValueError, match="has less than 3 user ids"):
+            values.uid_range([1000, count])
+        assert values.any_uid_range([1000, count]) == (1000, count)
 
 
 @pytest.mark.parametrize(

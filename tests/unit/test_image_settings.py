@@ -30,6 +30,29 @@ GOOD: dict[str, Any] = {
     "network": False,
 }
 
+SERVED: dict[str, Any] = GOOD | {
+    "network": True,
+    "network_allow": ["api.example.com:443", "10.0.0.0/8:*"],
+    "image": "registry.example:5000/team/sandbox:1",
+    "dependencies": [{"name": "numpy", "version": "2.2.4"}],
+    "serve": {
+        "port": 8194,
+        "debug": True,
+        "insecure": False,
+        "key_sha256": "ab" * 32,
+        "max_workers": 4,
+        "max_requests": 50,
+        "max_body_bytes": 32 << 20,
+        "grace_s": 8.0,
+        "preload": False,
+        "spares": 4,
+        "fresh": False,
+        "warm": ["numpy", "os.path"],
+        "env_allow": ["LANG"],
+    },
+}
+"""What an image says that was built for serving."""
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a variable that is an option": ({"env": {"-Ssh -c id": "1"}}, "is not the name of a variable"),
     "NUL": ({"env": {"A": "\0"}}, "NUL"),
@@ -48,18 +71,51 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a network in words": ({"network": "no"}, "network"),
     "no time": ({"worker_timeout_s": 0}, "worker_timeout_s"),
     "time without end": ({"worker_timeout_s": float("nan")}, "worker_timeout_s"),
+    "a destination that is an option": ({"network_allow": ["--x"]}, "has no port"),
+    "a destination in another form": ({"network_allow": ["A.example:1"]}, "network_allow"),
+    "an image with a line end": ({"image": "a\nb"}, "image"),
+    "an image that is a number": ({"image": 7}, "is not text"),
+    "a dependency without a version": ({"dependencies": [{"name": "a"}]}, "version"),
+    "no server's": ({"serve": {}}, "port"),
+    "a server that is a list": ({"serve": []}, "list"),
+    **{
+        f"a server's {name}": ({"serve": SERVED["serve"] | {name: value}}, said)
+        for name, value, said in (
+            ("port", "80", "port"),
+            ("port", True, "port"),
+            ("max_workers", -1, "max_workers"),
+            ("grace_s", float("inf"), "grace_s"),
+            ("grace_s", None, "grace_s"),
+            ("spares", 1.5, "spares"),
+            ("debug", 1, "debug"),
+            ("key_sha256", "AB" * 32, "key_sha256"),
+            ("key_sha256", None, "is not text"),
+            ("warm", ["-c"], "cannot be imported"),
+            ("env_allow", ["LD_PRELOAD"], "is read when a process starts"),
+        )
+    },
 }
 
 
 def image(folder: Path, settings: object) -> Path:
     """An unpacked image with nothing but these settings."""
     (folder / "sandbox").mkdir()
+    if isinstance(settings, dict) and isinstance(settings.get("serve"), dict):
+        serve = dict(settings["serve"])
+        (folder / "sandbox/secrets.json").write_text(json.dumps({"key_sha256": serve.pop("key_sha256", None)}))
+        settings = {**settings, "serve": serve}
     (folder / "sandbox/runtime.json").write_text(json.dumps(settings))
     return folder
 
 
 def test_settings_as_we_write_them(tmp_path: Path) -> None:
-    assert read_settings(image(tmp_path, GOOD)) == GOOD
+    assert read_settings(image(tmp_path, SERVED)) == SERVED
+
+
+def test_settings_as_they_were_before_there_was_a_server(tmp_path: Path) -> None:
+    """An image of then can still be run; one uid was enough."""
+    old = GOOD | {"uid_range": [10000, 1]}
+    assert read_settings(image(tmp_path, old)) == old
 
 
 @pytest.mark.parametrize("name", BAD)

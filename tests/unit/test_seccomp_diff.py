@@ -53,7 +53,8 @@ def test_a_group_is_what_it_newly_permits(group: str) -> None:
     """Opening a group shows its calls under its name, and closing it shows the same as lost."""
     # As small a start as can be, so that every call of the group is new.
     before = Request(groups=("core",), replace=True)
-    after = Request(groups=("core", group), replace=True, network=group == "network")
+    on, listed = group.startswith("network"), group == "network_client"
+    after = Request(groups=("core", group), replace=True, network=on, listed=listed)
     changes = newly(before, after)
     assert {change.group for change in changes} == {group}
     mine = {rule.name for rule in CATALOG.groups[group].rules}

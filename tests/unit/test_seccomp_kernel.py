@@ -10,9 +10,12 @@ import errno
 import mmap
 import os
 import signal
+import socket
+import socketserver
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -273,6 +276,43 @@ async def loop():
 asyncio.run(loop())
 """
 
+CLIENT = """
+import asyncio, select, socket, sys
+first, second = (socket.socket(fileno=int(number)) for number in sys.argv[1:])
+first.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+first.settimeout(5)
+first.sendall(b"one\\n")
+assert select.select([first], [], [], 5)[0] and first.recv(9) == b"one\\n"
+address = first.getpeername()
+assert first.getsockname() != address
+async def loop():
+    reader, writer = await asyncio.open_connection(sock=second)
+    writer.writelines([b"two", b"\\n"])
+    assert await reader.readline() == b"two\\n"
+    writer.close()
+asyncio.run(loop())
+first.settimeout(None)  # with one, accept() waits before it asks the kernel
+def tcp(): socket.socket()
+def udp(): socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+def local(): socket.socket(socket.AF_UNIX)
+def connecting(): first.connect(address)
+def unconnecting(): first.sendto(b"x", address)
+def fast(): first.sendmsg([b"x"], [], socket.MSG_FASTOPEN, address)
+def bound(): first.bind(("127.0.0.1", 0))
+def listening(): first.listen()
+def accepting(): first.accept()
+for denied in (tcp, udp, local, connecting, unconnecting, fast, bound, listening, accepting):
+    try:
+        denied()
+    except PermissionError:
+        continue
+    except OSError as error:
+        raise SystemExit(f"{denied.__name__}: {error}")
+    raise SystemExit(f"{denied.__name__}: allowed")
+first.shutdown(socket.SHUT_WR)
+assert first.recv(9) == b""
+"""
+
 PROCESSES = """
 import multiprocessing, os, subprocess
 assert subprocess.run(["true"]).returncode == 0 and os.system("exit 3") >> 8 == 3
@@ -284,17 +324,24 @@ with multiprocessing.get_context("fork").Pool(2) as pool:
 DEFAULT_GROUPS = default_groups()
 
 
-def run_under(groups: Sequence[str], program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run_under(
+    groups: Sequence[str], program: str, folder: Path, given: Sequence[int] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Runs `program` with the descriptors `given` as its arguments."""
+    on, listed = "network" in groups or "network_client" in groups, "network_client" in groups
     policy = folder / "policy.bpf"
     policy.write_bytes(
         compile_policy(
-            effective_policy(Request(tuple(groups), network="network" in groups, replace=True), ARCH), ARCH
+            effective_policy(Request(tuple(groups), network=on, listed=listed, replace=True), ARCH), ARCH
         )
     )
     start = f"from tests import bpf; bpf.load(open({str(policy)!r}, 'rb').read())"
     command = [sys.executable, "-W", "ignore::ResourceWarning", "-c", start + program]
+    command += map(str, given)
     root = Path(__file__).parents[2]  # where `-c` finds the package tests
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        command, cwd=root, capture_output=True, text=True, timeout=60, pass_fds=tuple(given)
+    )
 
 
 @pytest.mark.parametrize(
@@ -312,6 +359,40 @@ def test_honest_programs_run(groups: tuple[str, ...], program: str, tmp_path: Pa
     """Under its groups a program runs to its end and exits with 0, which includes CPython's own exit."""
     ran = run_under(groups, program, tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    """The port of a server on loopback that says what it is told, as long as it is told something."""
+
+    class Echo(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            while data := self.request.recv(1 << 10):
+                self.request.sendall(data)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Echo) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def test_connections_that_are_given_can_be_used(echo: int, tmp_path: Path) -> None:
+    """Beside network.allow code sends and receives, and has no way to another address."""
+
+    def ran(*groups: str) -> subprocess.CompletedProcess[str]:
+        with (
+            socket.create_connection(("127.0.0.1", echo)) as first,
+            socket.create_connection(("127.0.0.1", echo)) as second,
+        ):
+            return run_under((*DEFAULT_GROUPS, *groups), CLIENT, tmp_path, (first.fileno(), second.fileno()))
+
+    listed = ran("network_client")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    whole = ran("network")
+    assert (whole.returncode, whole.stderr.strip()) == (1, "tcp: allowed")
+    without = ran()
+    assert without.returncode == 1
+    assert "Operation not permitted" in without.stderr
 
 
 @pytest.mark.parametrize(

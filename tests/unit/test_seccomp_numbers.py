@@ -154,6 +154,18 @@ def test_the_network_stays_off_whatever_the_list_says() -> None:
     assert notes(Request(numbers=(41, 42, 44), network=True)) == []
 
 
+def test_what_network_allow_shuts_stays_shut_whatever_the_list_says() -> None:
+    """socket, connect, bind, listen and accept by number, beside sendto."""
+    request = Request(numbers=(41, 42, 44, 49, 50, 43), network=True, listed=True)
+    made = effective_policy(request, AMD64)
+    assert not {"socket", "connect", "bind", "listen", "accept"} & set(made.allowed())
+    assert [line.text for line in made.allowed()["sendto"]] == ["address == NULL"]
+    assert made.notes == (
+        "allowed_syscalls: left closed, since network.allow leaves nothing but connections to what it lists: "
+        "socket, connect, bind, listen, accept",
+    )
+
+
 def test_what_the_list_cannot_open_is_told() -> None:
     """Numbers beyond the table, denied calls, calls that the architecture lacks: one note for each kind."""
     request = Request(numbers=(600, 335, 999, 158, 63, 83, 2, 4), deny=(Call("uname"),))

@@ -12,6 +12,8 @@ CATALOG = load_catalog()
 AMD64 = ARCHES["amd64"]
 TAKE_OUT = "take it out of one of the two"
 NETWORK = "enable_network: true opens the network; or take this out"
+LISTED = "network.allow leaves nothing but connections to what it lists"
+UNLIST = "network: {allow: []} opens the whole network; or take this out"
 
 
 def call(name: str, *when: str) -> Call:
@@ -98,6 +100,65 @@ def test_conditions_open_no_socket_but_unix_while_the_network_is_off(when: str) 
     assert message == "syscalls.allow[0].socket.when[1]: the network is off, and this would open it"
     assert "family == AF_UNIX" in str(hint)
     effective_policy(Request(allow=(call("socket", when),), network=True), AMD64)
+
+
+def test_a_list_leaves_no_way_to_connect() -> None:
+    """Beside network.allow neither the whole group nor a call that only it has can be named."""
+    request = Request(("network",), calls("bind", "accept4", "connect"), network=True, listed=True)
+    assert problems(request) == [
+        (f"syscalls.groups[0]: {LISTED}, and this group would open more", UNLIST),
+        (f'syscalls.allow[0]: {LISTED}, and "bind" would open more', UNLIST),
+        (f'syscalls.allow[1]: {LISTED}, and "accept4" would open more', UNLIST),
+        (f'syscalls.allow[2]: {LISTED}, and "connect" would open more', UNLIST),
+    ]
+    with_condition = Request(allow=(call("listen", "arg0 == 3"),), network=True, listed=True)
+    assert problems(with_condition) == [
+        (f'syscalls.allow[0]: {LISTED}, and "listen" would open more', UNLIST)
+    ]
+    effective_policy(Request(("network",), calls("bind", "accept4", "connect"), network=True), AMD64)
+
+
+def test_a_call_that_is_named_beside_a_list_is_opened_as_the_list_has_it() -> None:
+    """`allow: [sendmsg, sendto, setsockopt]` opens no way to connect besides."""
+    named = calls("sendmsg", "sendto", "setsockopt")
+    made = effective_policy(Request(allow=named, network=True, listed=True), AMD64)
+    plain = effective_policy(Request(network=True, listed=True), AMD64)
+    assert plain.groups == ("core", "threads", "files", "async", "network_client")
+    for name in ("sendmsg", "sendto", "setsockopt"):
+        assert {line.text for line in made.allowed()[name]} == {line.text for line in plain.allowed()[name]}
+    shut = {"socket", "connect", "bind", "listen", "accept", "accept4", "sendmmsg", "recvmmsg"}
+    assert not shut & set(made.allowed())
+    whole = effective_policy(Request(network=True), AMD64)
+    assert shut <= set(whole.allowed())
+    assert whole.allowed()["sendto"] == ()
+
+
+@pytest.mark.parametrize("when", ["family == AF_INET", "family == AF_UNIX", "type == SOCK_STREAM"])
+def test_conditions_open_no_socket_beside_a_list(when: str) -> None:
+    """Not even a local one: what answers connect(2) answers for TCP."""
+    request = Request(allow=(call("socket", when),), network=True, listed=True)
+    assert problems(request) == [(f'syscalls.allow[0]: {LISTED}, and "socket" would open more', UNLIST)]
+    effective_policy(Request(allow=(call("socket", when),), network=True), AMD64)
+
+
+def test_nothing_is_let_through_beside_a_list() -> None:
+    """on_denied: log would have the kernel connect wherever the code wants."""
+    request = Request(network=True, listed=True, on_denied="log")
+    assert problems(request) == [
+        (
+            f"syscalls.on_denied: {LISTED}, and log lets every connection through",
+            "errno or kill; or network: {allow: []}",
+        )
+    ]
+    effective_policy(Request(network=True, listed=True, on_denied="kill"), AMD64)
+    effective_policy(Request(network=True, on_denied="log"), AMD64)
+
+
+def test_the_part_of_the_network_stays_off_too() -> None:
+    """Nothing but enable_network opens it."""
+    where = "syscalls.groups[0]: the network is off, and this group would open it"
+    assert problems(Request(("network_client",))) == [(where, NETWORK)]
+    effective_policy(Request(("network_client",), network=True), AMD64)
 
 
 def test_a_unix_socket_may_be_opened_while_the_network_is_off() -> None:

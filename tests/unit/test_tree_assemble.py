@@ -137,6 +137,7 @@ def test_the_runtime_is_bytecode_beside_the_tree(shop: Workshop) -> None:
         "runtime/__init__.pyc",
         "runtime/_syscall.abi3.so",
         "runtime/jail.pyc",
+        "secrets.json",
         "supervisor.pyc",
     ]
     assert (sandbox / "init").stat().st_mode & 0o777 == 0o755
