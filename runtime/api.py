@@ -195,6 +195,7 @@ class Api:
             response = await self._respond(request, connection, facts)
             if response is None:
                 return 200  # by events
+            response.closes = self.draining
             await connection.respond(response)
             return response.status
         finally:

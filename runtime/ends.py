@@ -1,5 +1,7 @@
 """What the server holds of its children: the ends of their pipes."""
 
+import _socket
+import _struct
 import posix
 
 from runtime.loop import Event, Loop
@@ -8,6 +10,9 @@ TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
     from typing import Any
 
+MESSAGE_BYTES = 1 << 13
+RIGHTS_BYTES = 8 * 4
+MSG_CMSG_CLOEXEC, MSG_CTRUNC = 0x40000000, 8  # recvmsg(2)
 FIRST_DESCRIPTOR = 10
 """Programs that the server starts get theirs below; of the server's own, none is there."""
 
@@ -36,6 +41,8 @@ class Spare:
         self.facts: dict[str, Any] = {}
         self.lost = False
         """It ended because its zygote did."""
+        self.gone = False
+        """No process of it is left."""
         self.quarantined = False
         """Something of it could not be ended: its number is never used again."""
         self.wait_status = 0
@@ -70,3 +77,37 @@ def nothing_to_read() -> int:
     read, write = posix.pipe2(posix.O_CLOEXEC)
     posix.close(write)
     return read
+
+
+def control_pair() -> "tuple[_socket.socket, _socket.socket]":
+    """A socket for orders and reports, the server's end, which does not block, and the other one."""
+    kind = _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC
+    ours, theirs = _socket.socketpair(_socket.AF_UNIX, kind)
+    ours.setblocking(False)
+    return ours, theirs
+
+
+def receive(control: "_socket.socket") -> tuple[bytes, list[int]]:
+    """The next report and the descriptors that it brings: none of them is for a program that we start.
+
+    OSError where not all of them could be taken, for want of room for more.
+    """
+    message, ancillary, flags, _ = control.recvmsg(
+        MESSAGE_BYTES, _socket.CMSG_SPACE(RIGHTS_BYTES), MSG_CMSG_CLOEXEC
+    )
+    rights = [
+        number
+        for _, kind, data in ancillary
+        if kind == _socket.SCM_RIGHTS
+        for number in _struct.unpack(f"{len(data) // 4}i", data[: len(data) // 4 * 4])
+    ]
+    if flags & MSG_CTRUNC:
+        close_all(rights)
+        raise OSError("there are too many open descriptors")
+    return message, rights
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Closes what nobody waits for."""
+    for descriptor in descriptors:
+        posix.close(descriptor)

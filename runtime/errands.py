@@ -51,6 +51,7 @@ def run(order: "dict[str, Any]", answer: int) -> None:
             write_output(order["scratch"], path, order["limit_bytes"], answer)
     elif name == "clear":
         clear(order["scratch"])
+        posix.write(answer, b"done")
 
 
 def kill_all() -> None:
@@ -77,6 +78,8 @@ def size_of(scratch: str, enough_bytes: int) -> int:
     total = 0
     try:
         open_folders = [posix.open(scratch, FOLDER)]
+    except PermissionError:
+        return enough_bytes + 1
     except OSError:
         return 0
     try:
@@ -97,8 +100,10 @@ def size_of(scratch: str, enough_bytes: int) -> int:
                 if len(pending) == MAX_DEPTH:
                     return enough_bytes + 1
                 folder = posix.open(name, FOLDER, dir_fd=open_folders[-1])
+            except PermissionError:
+                return enough_bytes + 1  # a folder that is closed even to its owner hides what is in it
             except OSError:
-                continue  # it has gone, or is closed even to its owner
+                continue  # it has gone
             open_folders.append(folder)
             pending.append(iter(posix.listdir(folder)))
     finally:
@@ -111,8 +116,8 @@ def write_output(scratch: str, path: str, limit_bytes: int, answer: int) -> None
     """`ok SIZE` and the file's bytes, or `no REASON`, each as a line, to `answer`."""
     try:
         content = read_output(scratch, path, limit_bytes)
-    except OSError as error:
-        _say(answer, f"no {error.strerror}\n".encode())
+    except (OSError, ValueError) as error:
+        _say(answer, f"no {getattr(error, 'strerror', None) or 'not a path'}\n".encode())
         return
     _say(answer, b"ok %d\n" % len(content))
     _say(answer, content)
@@ -123,6 +128,8 @@ def read_output(scratch: str, path: str, limit_bytes: int) -> bytes:
     folder = posix.open(scratch, FOLDER)
     try:
         *parents, name = path.split("/")
+        if {"", ".", ".."} & {*parents, name}:
+            raise OSError(0, "not a path below the private folder")
         for parent in parents:
             inner = posix.open(parent, FOLDER, dir_fd=folder)
             posix.close(folder)

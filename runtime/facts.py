@@ -1,4 +1,6 @@
-"""What a run is made with: the image's runtime.json, and its filters."""
+"""What a run is made with: the image's runtime.json, its filters, and a uid."""
+
+import posix
 
 from runtime import seccomp
 from runtime.failure import IMAGE, Refused
@@ -33,3 +35,12 @@ def read_service() -> "dict[str, Any]":
     image["serve"]["key_sha256"] = secrets["key_sha256"]
     image["upstream_proxy"] = secrets["upstream_proxy"]
     return image
+
+
+def choose_uid(first: int, count: int) -> int:
+    """A uid that no other run in this PID namespace has, and one in another container hardly ever.
+
+    The process id makes it unique here; the file system's device number, of which each container has its
+    own, keeps the first process of every container from sharing a uid, and with it RLIMIT_NPROC.
+    """
+    return first + (posix.getpid() + posix.stat("/").st_dev * 7919) % count

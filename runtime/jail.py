@@ -8,6 +8,7 @@ import posix
 
 from runtime import kernel, landlock, scratch, seccomp
 from runtime.channel import Channel
+from runtime.facts import choose_uid
 from runtime.failure import (
     CAPABILITIES,
     CHROOT,
@@ -277,10 +278,15 @@ class Jail:
             posix.setresuid(self.uid, self.uid, self.uid)
             kept = 1 << kernel.CAP_SETUID | 1 << kernel.CAP_SETGID
             self.sets_identity = True
-        _clear_ambient()
+        kernel.clear_ambient()
         kernel.set_capabilities(kept)
         if kernel.capabilities() != (kept, kept, 0):
             raise Refused(CAPABILITIES, "other capabilities are left after capset")
+
+    def protect_tree(self) -> None:
+        # Modules of `warm:` could become root by CAP_SETUID, and root owns the tree.
+        if version := landlock.abi():
+            landlock.protect(version, "/" if self.level == "chroot" else self.tree, "/tmp")  # noqa: S108
 
     def enter_scratch(self) -> None:
         # By now as the run's user: nobody else may enter it.
@@ -294,7 +300,7 @@ class Jail:
                 kernel.prctl(kernel.PR_CAPBSET_DROP, capability)
 
     def give_up_capabilities(self) -> None:
-        _clear_ambient()
+        kernel.clear_ambient()
         kernel.set_capabilities(0)
         if any(kernel.capabilities()):
             raise Refused(CAPABILITIES, "capabilities are left after capset")
@@ -374,26 +380,9 @@ ZYGOTE_STEPS = (
     (CAPABILITIES, "giving up capabilities", Jail.keep_set_id),
     (INTERNAL, "replacing the environment", Jail.replace_environment),
     (NO_NEW_PRIVS, "setting no_new_privs", Jail.forbid_new_privileges),
+    (LANDLOCK, "keeping the tree from being written", Jail.protect_tree),
 )
 """Before a zygote imports any module that config.yaml names."""
-
-
-def choose_uid(first: int, count: int) -> int:
-    """A uid that no other run in this PID namespace has, and one in another container hardly ever.
-
-    The process id makes it unique here; the file system's device number, of which each container has its
-    own, keeps the first process of every container from sharing a uid, and with it RLIMIT_NPROC.
-    """
-    return first + (posix.getpid() + posix.stat("/").st_dev * 7919) % count
-
-
-def _clear_ambient() -> None:
-    """Empties the ambient set. gVisor has none (EINVAL); it cannot outlive the permitted set anyway."""
-    try:
-        kernel.prctl(kernel.PR_CAP_AMBIENT, kernel.PR_CAP_AMBIENT_CLEAR_ALL)
-    except OSError as error:
-        if error.errno != kernel.EINVAL:
-            raise
 
 
 def _has(capabilities: int, capability: int) -> bool:

@@ -1,13 +1,12 @@
 """The server's end of the zygote: starts it, starts it again, sends its orders and hears its reports."""
 
 import _socket
-import _struct
 import posix
 
-from runtime.ends import Errand, PoolDown, Spare, nothing_to_read
+from runtime.ends import Errand, PoolDown, Spare, close_all, control_pair, nothing_to_read, receive
 from runtime.image import parse_json, to_json
 from runtime.loop import Event, Loop
-from runtime.processes import kill_by_descriptor
+from runtime.processes import SIGKILL, is_child
 
 TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 ZYGOTE, SUPERVISOR = "/sandbox/zygote.pyc", "/sandbox/supervisor.pyc"
 MESSAGE_BYTES = 1 << 13
-RIGHTS_BYTES = 8 * 4
+MAX_ORDER_BYTES = 60 << 10
 MAX_ANSWER_BYTES = 64 << 20
 MAX_SAID_BYTES = 1 << 12
 FIRST_REST_S, MOST_REST_S, GOOD_LIFE_S = 0.05, 5.0, 10.0
@@ -50,6 +49,8 @@ class Keeper:
         self.stopping = False
         self.promising = True
         """The zygote is up, or will be in a moment: it was before, or was never tried."""
+        self.birth_problem = ""
+        """Why the zygote could not fork."""
         self._control: Any = None
         self._failure = ""
         """What the zygote has said before it ended."""
@@ -68,7 +69,11 @@ class Keeper:
         rest_s = FIRST_REST_S
         while not self.stopping:
             began = self.loop.now()
-            await self._live_once()
+            try:
+                await self._live_once()
+            except (PoolDown, OSError) as error:
+                self.reason, self.promising = f"the zygote cannot be started: {error}", False
+                self.on_failure()
             if self.stopping:
                 return
             rest_s = FIRST_REST_S if self.loop.now() - began > GOOD_LIFE_S else min(2 * rest_s, MOST_REST_S)
@@ -76,18 +81,23 @@ class Keeper:
             await self.loop.sleep(rest_s)
 
     async def _live_once(self) -> None:
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
+        ours, theirs = control_pair()
         said, says = posix.pipe2(posix.O_CLOEXEC)
-        self._control = ours
-        ours.setblocking(False)
         nothing = nothing_to_read()
-        self.pid = self._start([ZYGOTE, "3"], {0: nothing, 1: says, 2: says, 3: theirs.fileno()})
-        theirs.close()
-        posix.close(says)
-        posix.close(nothing)
+        try:
+            self.pid = self._start([ZYGOTE, "3"], {0: nothing, 1: says, 2: says, 3: theirs.fileno()})
+        except PoolDown:
+            ours.close()
+            posix.close(said)
+            raise
+        finally:
+            theirs.close()
+            posix.close(says)
+            posix.close(nothing)
+        self._control = ours
         self.starts += 1
         self._failure = ""
-        hearing = self.loop.spawn(self._hear(ours))
+        hearing = self.loop.spawn(self._hear_zygote(ours))
         listening = self.loop.spawn(self._overhear(said))
         status, _ = await self.wait_for(self.pid)
         await hearing.join()  # what it has said before it ended counts
@@ -109,18 +119,29 @@ class Keeper:
             event.set()
         for errand in self._errands.values():
             errand.begun.set()
-        self._born.clear()
-        self._errands.clear()
-        self._errand_pids.clear()
+        for rights in self._early.values():
+            close_all(rights)
+        for waiting in (self._born, self._errands, self._errand_pids, self._early):
+            waiting.clear()
 
     async def stop(self) -> None:
         """Ends the zygote, and with it every run that is not fresh."""
         self.stopping = True
         if self.pid:
-            # It ends when nobody is left who could tell it anything. Without CAP_KILL it could not be killed.
-            self._control.shutdown(_socket.SHUT_RDWR)
+            self.end_zygote("the service stops")
             while self.pid:
                 await self.loop.sleep(0.001)
+
+    def end_zygote(self, why: str) -> None:
+        """Ends it; unless the service stops, another one is started."""
+        self._failure = self._failure or why
+        # It ends when nobody is left who could tell it anything: it is another user's, and cannot be killed
+        # without CAP_KILL. One that is stopped can be ended in no other way.
+        self._control.shutdown(_socket.SHUT_RDWR)
+        try:  # noqa: SIM105 - contextlib would be an import
+            posix.kill(self.pid, SIGKILL)
+        except OSError:
+            pass
 
     def _start(self, words: list[str], descriptors: dict[int, int], variables: bool = True) -> int:
         """A new interpreter, with `descriptors` by the number that it gets; its process id."""
@@ -148,29 +169,31 @@ class Keeper:
         _, status, usage = posix.wait4(pid, 0)
         return status, usage
 
+    async def _hear_zygote(self, control: "Any") -> None:
+        """Hears it to its end, and ends it where what it says cannot be taken in."""
+        try:
+            await self._hear(control)
+        except Exception as error:
+            self.end_zygote(f"a report of the zygote could not be taken: {type(error).__name__}: {error}")
+
     async def _hear(self, control: "Any") -> None:
         """Takes in every report, until nobody is left who could send one."""
-        descriptor = control.fileno()
         while True:
-            await self.loop.readable(descriptor)
+            await self.loop.readable(control.fileno())
             while True:
                 try:
-                    message, ancillary, _, _ = control.recvmsg(
-                        MESSAGE_BYTES, _socket.CMSG_SPACE(RIGHTS_BYTES)
-                    )
+                    message, rights = receive(control)
                 except BlockingIOError:
                     break
-                except OSError:
+                except ConnectionResetError:
                     return
                 if not message:
                     return
-                rights = [
-                    number
-                    for _, kind, data in ancillary
-                    if kind == _socket.SCM_RIGHTS
-                    for number in _struct.unpack(f"{len(data) // 4}i", data[: len(data) // 4 * 4])
-                ]
-                self._take_in(message, rights)
+                try:
+                    self._take_in(message, rights)
+                except Exception:
+                    close_all(rights)
+                    raise
 
     def _take_in(self, message: bytes, rights: list[int]) -> None:
         word, _, rest = message.partition(b" ")
@@ -185,6 +208,8 @@ class Keeper:
             self._failure = rest.decode("utf-8", "replace")
         elif word == b"born":
             number, pid = map(int, rest.split())
+            if not is_child(rights[-1], pid, self.pid):
+                raise ValueError("a process that is not its child")
             spare = Spare(self.loop, number, pid, rights, fresh=False)
             self._by_number[number] = self._by_pid[pid] = spare
             if number in self._early:
@@ -201,6 +226,11 @@ class Keeper:
             spare = self._by_number[number]
             spare.listener, spare.stacks = rights
             spare.heard.set()
+        elif word == b"unborn":
+            number_text, _, why = rest.partition(b" ")
+            event, _ = self._born.pop(int(number_text))
+            self.birth_problem = why.decode("utf-8", "replace")
+            event.set()
         elif word == b"ended":
             pid, status, cpu_us, peak = map(int, rest.split())
             self._errand_pids.discard(pid)
@@ -213,7 +243,7 @@ class Keeper:
             if errand is None:
                 posix.close(rights[0])  # nobody waits for it any more
                 return
-            (errand.answer,) = rights
+            errand.answer = rights[0] if rights else -1
             errand.begun.set()
 
     async def _overhear(self, said: int) -> None:
@@ -232,52 +262,59 @@ class Keeper:
     def _order(self, order: "dict[str, Any]") -> None:
         if self._control is None or not self.up.is_set:
             raise PoolDown(self.reason)
+        message = to_json(order)
+        if len(message) > MAX_ORDER_BYTES:
+            raise PoolDown("an order to the zygote is too long")
         try:
-            self._control.send(to_json(order))
+            self._control.send(message)
         except OSError as error:
             raise PoolDown(f"the zygote takes no orders: {error.strerror}") from None
 
     # Spares
 
     async def make_spare(self, number: int, scratch: str, limits: dict[str, int], fresh: bool) -> Spare:
-        """A process that is locked down and waits; PoolDown, with the reason, where that fails."""
+        """A process that locks itself down; PoolDown, with the reason, where none can be made."""
         order = {"number": number, "scratch": scratch, "limits": limits, "env": self.run_environment}
         spare = self._start_fresh(order) if fresh else await self._have_forked(order)
         spare.scratch = scratch
+        return spare
+
+    async def see_ready(self, spare: Spare) -> None:
+        """Goes on when `spare` waits for its job; PoolDown, with the reason, where it never does."""
         if not await self.loop.readable(spare.status, READY_S):
-            kill_by_descriptor(spare.pidfd)
             raise PoolDown("a spare was not ready in time")
         line = posix.read(spare.status, MESSAGE_BYTES)
         if not line.startswith(b"{"):
-            await spare.ended.wait(READY_S)
-            self.forget(spare)
             raise PoolDown(line.decode("utf-8", "replace").strip() or "a spare ended before it was ready")
         spare.facts = parse_json(line)
         spare.cpu_before_s = spare.facts["cpu_us"] / 1e6
         self.close(spare, "status")
-        if spare.facts["naming"]:
-            await spare.heard.wait(READY_S)
-        return spare
+        if spare.facts["naming"] and not await spare.heard.wait(READY_S):
+            raise PoolDown("a spare's listener has not come")
 
     async def _have_forked(self, order: "dict[str, Any]") -> Spare:
         born = Event(self.loop)
         made: list[Spare] = []
-        self._born[order["number"]] = born, made
         self._order(order)
-        await born.wait(READY_S)
+        self._born[order["number"]] = born, made
+        if not await born.wait(READY_S):
+            self.end_zygote("the zygote did not answer in time")
         if not made:
-            raise PoolDown(self.reason or "the zygote made no spare in time")
+            raise PoolDown(self.reason or self.birth_problem)
         return made[0]
 
     def _start_fresh(self, order: "dict[str, Any]") -> Spare:
         """A spare of an interpreter of its own, which is a child of the server."""
-        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-        ours.setblocking(False)
+        ours, theirs = control_pair()
         pipes = [posix.pipe2(posix.O_CLOEXEC) for _ in range(5)]
         (stdin, to_stdin), (out, stdout), (err, stderr), (job, to_job), (from_status, status) = pipes
         given = {0: stdin, 1: stdout, 2: stderr, 3: theirs.fileno(), 4: job, 5: status}
         try:
             pid = self._start([ZYGOTE, "--fresh", to_json(order).decode(), "3", "4", "5"], given)
+        except PoolDown:
+            ours.close()
+            close_all([to_stdin, out, err, stderr, to_job, from_status])
+            raise
         finally:
             theirs.close()
             for descriptor in (stdin, stdout, job, status):
@@ -290,9 +327,11 @@ class Keeper:
         return spare
 
     async def _hear_fresh(self, control: "Any") -> None:
-        await self._hear(control)
-        self.loop.forget(control.fileno())
-        control.close()
+        try:
+            await self._hear(control)
+        finally:
+            self.loop.forget(control.fileno())
+            control.close()
 
     async def _see_fresh_end(self, spare: Spare) -> None:
         status, usage = await self.wait_for(spare.pid)
@@ -327,7 +366,8 @@ class Keeper:
         self._order({"errand": name, "serial": serial, "number": number, **facts})
         self._errands[serial] = errand
         try:
-            await errand.begun.wait(READY_S)
+            if not await errand.begun.wait(READY_S):
+                self.end_zygote("the zygote did not answer in time")
         finally:
             self._errands.pop(serial, None)
         if errand.answer < 0:

@@ -126,6 +126,15 @@ def capabilities() -> tuple[int, int, int]:
     return words[0] | words[3] << 32, words[1] | words[4] << 32, words[2] | words[5] << 32
 
 
+def clear_ambient() -> None:
+    """Empties the ambient set. gVisor has none (EINVAL); it cannot outlive the permitted set anyway."""
+    try:
+        prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    except OSError as error:
+        if error.errno != EINVAL:
+            raise
+
+
 def set_capabilities(kept: int) -> None:
     """Effective and permitted set of this thread become `kept`, a bit mask; the inheritable one is empty."""
     header = bytearray(_CAPABILITY_VERSION_3.to_bytes(4, "little") + bytes(4))

@@ -52,6 +52,23 @@ def restrict(version: int, tree: str, scratch: str, network: bool, readable: tup
     _enforce(ruleset)
 
 
+def protect(version: int, tree: str, tmp: str) -> None:
+    """The process, and whatever it starts, writes below `tree` in `tmp` alone, and signals nobody else.
+
+    For a zygote, whose children confine themselves further. no_new_privs must be set.
+    """
+    files = (1 << ALL_FILE_RIGHTS[min(version, max(ALL_FILE_RIGHTS))]) - 1
+    ruleset = _create(files, 0, ALL_SCOPES if version >= ABI_SCOPES else 0)
+    _allow(ruleset, tree, READ_FILE | READ_DIR | EXECUTE)
+    _allow(ruleset, tree.rstrip("/") + tmp, files)
+    for path in NAME_SERVICE:
+        try:
+            _allow(ruleset, path, READ_FILE)
+        except FileNotFoundError:
+            continue
+    _enforce(ruleset)
+
+
 def scope() -> None:
     """No signal leaves the process and what it starts, and no abstract socket outside is reached: ABI 6."""
     _enforce(_create(0, 0, ALL_SCOPES))

@@ -1,20 +1,17 @@
 """What runs jobs: places for `max_workers` runs, spares that are ready for them, and a number for each.
 
-A number out of jail.uid_range is a run's uid, where uids can be had, and names its private folder. It is free
-again when every process of the run is gone and its folder is removed, and not before.
+A run takes a place in the order of arrival, then a spare. What is left of it is put away behind its answer.
 """
 
-import posix
 from _collections import deque  # type: ignore[import-not-found]  # `collections` would be an import
 
 from runtime.cgroup import find_groups
 from runtime.ends import PoolDown, Spare
-from runtime.jail import choose_uid
 from runtime.keeper import Keeper
 from runtime.loop import Cancelled, Event, Loop, Wait
+from runtime.numbers import Numbers
 from runtime.processes import kill_by_descriptor, kill_tree
-from runtime.run import Job, Outcome, Run
-from runtime.scratch import closed
+from runtime.run import GONE_S, SENTENCES, Job, Outcome, Run, nobody_left
 
 TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
@@ -23,7 +20,10 @@ if TYPE_CHECKING:
     from runtime.run import OnOutput
 
 TRIES = 3
-SCRATCH = "/tmp/run-%d"  # noqa: S108 - in the jail, and private
+
+
+class Gone(Exception):
+    """Whoever waited for a run waits no more."""
 
 
 class NoUid(Exception):
@@ -43,8 +43,6 @@ class Pool:
         self.keeper = Keeper(loop, self.image["python"], environment, log)
         self.counts = {"runs": 0, "spares_made": 0, "spares_lost": 0}
         self.busy = 0
-        self.scratch_problem = ""
-        """Why runs have no private folder; empty where they have."""
         self.untested = "no run has succeeded yet"
         """Why the pool is not to be trusted though nothing is wrong with it: serve.py's self-test."""
         self.groups = find_groups()
@@ -55,11 +53,7 @@ class Pool:
         self._idle: list[Spare] = []
         self._wanting: deque[Wait] = deque()
         self._making = 0
-        first, count = self.image["uid_range"]
-        # The zygote's own and that of its errands come first: zygote.py.
-        self._numbers = range(first + 2, first + count)
-        self._next = (choose_uid(first, count) - first) % len(self._numbers)
-        self._taken: set[int] = set()
+        self.numbers = Numbers(self.keeper, self.image, self.groups, log)
 
     @property
     def problem(self) -> str:
@@ -86,9 +80,8 @@ class Pool:
 
     def _zygote_up(self) -> None:
         """Clears what an earlier zygote, or an earlier server, has left behind, and has spares made."""
-        for number in self._left_numbers() - self._taken:
-            self._taken.add(number)
-            self.loop.spawn(self._free(number))
+        for number in self.numbers.claim_left():
+            self.loop.spawn(self.numbers.free(number))
         self._fill()
 
     async def stop(self) -> None:
@@ -100,21 +93,26 @@ class Pool:
     ) -> Outcome:
         """Waits for its turn, and runs `job`; PoolDown or NoUid where it cannot be run."""
         began = self.loop.now()
-        await self._enter()
+        try:
+            await self._enter(cancelled)
+        except Gone:
+            return not_run()
         try:
             for _ in range(TRIES):
-                spare = await self._take(job)
+                spare = await self._take(job, cancelled)
                 waited_s = self.loop.now() - began
                 run = Run(self, spare, job, on_output, cancelled)
                 try:
                     outcome = await run.carry_out()
                 finally:
                     self.loop.spawn(self._retire(spare))
-                if run.delivered:
+                if run.delivered or run.reason:
                     break  # else the spare had ended already, and has not begun with the code
             self.counts["runs"] += 1
             outcome.wait_s = waited_s
             return outcome
+        except Gone:
+            return not_run()
         finally:
             self._leave()
 
@@ -125,7 +123,7 @@ class Pool:
             "memory_bytes": "cgroup and rlimit" if "memory" in controllers else "rlimit, of each process",
             "processes": "cgroup and rlimit" if "pids" in controllers else "rlimit, of the user",
             "output_bytes": "the server",
-            "scratch_bytes": "a watcher" if not self.scratch_problem else "",
+            "scratch_bytes": "a watcher" if not self.numbers.problem else "",
         }
         limits = {
             name: {"value": value, "by": by.get(name, "rlimit, of each process")}
@@ -137,28 +135,45 @@ class Pool:
             "uid_for_each_run": self.keeper.sets_identity,
             "limits": limits,
             "cgroup": None if self.groups is None else {"controllers": controllers},
-            "scratch": {"private": not self.scratch_problem, "problem": self.scratch_problem},
+            "scratch": {"private": not self.numbers.problem, "problem": self.numbers.problem},
             "network": self.image["network"],
             "workers": {"most": self.settings.max_workers, "busy": self.busy, "waiting": len(self._queue)},
             "spares": {"ready": len(self._idle), "wanted": self.image["serve"]["spares"]},
-            "uids": {"all": len(self._numbers), "taken": len(self._taken)},
+            "uids": {"all": len(self.numbers.all), "taken": len(self.numbers.taken)},
             "zygote": {"starts": self.keeper.starts, "warm": self.image["serve"]["warm"]},
         }
 
     # Places
 
-    async def _enter(self) -> None:
+    async def _enter(self, cancelled: Event | None) -> None:
         if self.busy < self.settings.max_workers and not self._queue:
             self.busy += 1
             return
         wait = Wait()
         self._queue.append(wait)
         try:
-            await wait
-        except Cancelled:
+            await self._unless(cancelled, wait)
+        except (Cancelled, Gone):
             if wait in self._queue:
                 self._queue.remove(wait)
             raise
+
+    async def _unless(self, cancelled: Event | None, wait: Wait) -> "Any":
+        """What `wait` goes on with; Gone where the client has gone before."""
+        if cancelled is None:
+            return await wait
+        if cancelled.is_set:
+            wait.over = True
+            raise Gone
+        cancelled.waits.append(wait)
+        try:
+            got = await wait
+        finally:
+            if wait in cancelled.waits:
+                cancelled.waits.remove(wait)
+        if got is True:  # what an Event says
+            raise Gone
+        return got
 
     def _leave(self) -> None:
         """Gives the place to whoever has waited longest."""
@@ -179,7 +194,7 @@ class Pool:
         """Has as many spares made as shall be ready."""
         wanted = self.image["serve"]["spares"] + len(self._wanting)
         while len(self._idle) + self._making < wanted and not self.problem and not self.keeper.stopping:
-            number = self._take_number()
+            number = self.numbers.take()
             if number is None:
                 return
             self._making += 1
@@ -231,25 +246,44 @@ class Pool:
 
     async def _make(self, number: int, limits: dict[str, int], fresh: bool) -> Spare:
         try:
-            spare = await self.keeper.make_spare(number, self._make_scratch(number), limits, fresh)
+            spare = await self.keeper.make_spare(number, self.numbers.make_folder(number), limits, fresh)
         except PoolDown:
-            await self._free(number)
+            self.loop.spawn(self.numbers.free(number))
             raise
-        if self.groups is not None:
-            self.groups.enter(number, spare.pid, {**self.limits, **limits})
+        try:
+            await self.keeper.see_ready(spare)
+            if self.groups is not None:
+                self.groups.enter(number, spare.pid, {**self.limits, **limits})
+        except (PoolDown, OSError) as error:
+            self.loop.spawn(self._retire(spare))
+            raise PoolDown(str(error)) from None
         self.counts["spares_made"] += 1
         return spare
 
-    async def _take(self, job: Job) -> Spare:
+    async def _make_for(self, number: int, limits: dict[str, int], fresh: bool) -> Spare:
+        """The same for one run, which may be cancelled meanwhile: then what is made is put away."""
+        making = self.loop.spawn(self._make(number, limits, fresh))
+
+        async def put_away() -> None:
+            await self._retire(await making.join())
+
+        try:
+            made: Spare = await making.join()
+        except Cancelled:
+            self.loop.spawn(put_away())
+            raise
+        return made
+
+    async def _take(self, job: Job, cancelled: Event | None) -> Spare:
         """A spare for `job`: one that is ready, or one made for its limits."""
         fresh = job.fresh or self.settings.fresh
         if fresh or job.limits:
             if self.problem:
                 raise PoolDown(self.problem)
-            number = self._take_number()
+            number = self.numbers.take()
             if number is None:
                 raise NoUid
-            return await self._make(number, job.limits, fresh)
+            return await self._make_for(number, job.limits, fresh)
         while self._idle:
             spare = self._idle.pop(0)
             self._fill()
@@ -264,77 +298,17 @@ class Pool:
         if len(self._wanting) > self._making and not self.problem:
             self._wanting.remove(wanting)
             raise NoUid
-        got: Spare = await wanting
+        got: Spare = await self._unless(cancelled, wanting)
         return got
 
-    # Numbers and their folders
-
-    def _take_number(self) -> int | None:
-        """The one that was free the longest, or nearly."""
-        for _ in range(len(self._numbers)):
-            number: int = self._numbers[self._next]
-            self._next = (self._next + 1) % len(self._numbers)
-            if number not in self._taken:
-                self._taken.add(number)
-                return number
-        return None
-
-    def _make_scratch(self, number: int) -> str:
-        """The run's private folder, as the jail sees it; empty where there cannot be one."""
-        path = self.image["tree"] + SCRATCH % number
-        try:
-            if posix.getuid() == 0 and (problem := closed(self.image["tree"] + "/tmp")):  # noqa: S108
-                self.scratch_problem = problem
-                return ""
-            posix.mkdir(path, 0o700)
-            if self.keeper.sets_identity:
-                posix.chown(path, number, number)
-        except OSError as error:
-            self.scratch_problem = str(error.strerror)
-            return ""
-        self.scratch_problem = ""
-        return SCRATCH % number
-
     async def _retire(self, spare: Spare) -> None:
-        """The process is gone: closes its ends, and frees its number."""
+        """Sees to it that nothing is left of it, closes its ends, and frees its number."""
+        if not spare.gone:
+            await self.see_gone(spare)
         self.keeper.forget(spare)
         if not spare.quarantined:
-            await self._free(spare.number)
+            await self.numbers.free(spare.number)
         self._fill()
-
-    async def _free(self, number: int) -> None:
-        if await self._cleared(number):
-            self._taken.discard(number)
-
-    async def _cleared(self, number: int) -> bool:
-        """Removes the private folder; False where something of it is left."""
-        if self.groups is not None:
-            self.groups.remove(number)
-        path = self.image["tree"] + SCRATCH % number
-        for _ in range(TRIES):
-            try:
-                posix.rmdir(path)
-                return True
-            except FileNotFoundError:
-                return True
-            except OSError as error:
-                problem = error.strerror
-            try:
-                await self.keeper.errand("clear", number, scratch=self._seen_by_zygote(number))
-            except PoolDown:
-                await self.keeper.up.wait()
-        self.log.error("private folder left", number=number, problem=problem)
-        return False
-
-    def _seen_by_zygote(self, number: int) -> str:
-        inside = self.keeper.in_force.get("level") == "chroot"
-        return SCRATCH % number if inside else self.image["tree"] + SCRATCH % number
-
-    def _left_numbers(self) -> set[int]:
-        """The numbers of the private folders that there are."""
-        names = posix.listdir(self.image["tree"] + "/tmp")  # noqa: S108
-        found = {int(name[4:]) for name in names if name.startswith("run-") and name[4:].isdigit()}
-        return found & set(self._numbers)
 
     # For run.py
 
@@ -342,7 +316,7 @@ class Pool:
         """Has errands.py do `name` in the run's private folder, as its user; nothing where nobody can."""
         try:
             return await self.keeper.errand(
-                name, spare.number, scratch=self._seen_by_zygote(spare.number), **facts
+                name, spare.number, scratch=self.numbers.seen_by_zygote(spare.number), **facts
             )
         except PoolDown:
             return b""
@@ -357,7 +331,28 @@ class Pool:
         else:
             kill_tree(spare.pid, self.keeper.pid, self.keeper.living())
 
-    def give_up(self, spare: Spare, why: str) -> None:
-        """Never uses the number of `spare` again."""
-        spare.quarantined = True
-        self.log.error(why, number=spare.number)
+    async def see_gone(self, spare: Spare) -> None:
+        """Goes on when no process of the run is left; kills what is, and gives up what cannot be ended.
+
+        The listener of a run's filter hangs up when nobody is left under it. Where there is none, nothing
+        tells: then all of its user are killed, three times, as two who kill at once may hit each other.
+        """
+        ends = self.loop.now() + GONE_S
+        while not (spare.ended.is_set and (spare.listener < 0 or nobody_left(spare.listener))):
+            await self.kill(spare)
+            if self.loop.now() > ends:
+                spare.quarantined = True
+                self.log.error("processes of a run could not be ended", number=spare.number)
+                break
+            await self.loop.sleep(0.002)
+        if spare.listener < 0:
+            for _ in range(3):
+                await self.kill(spare)
+        spare.gone = True
+
+
+def not_run() -> Outcome:
+    """Of a job whose client has gone before its turn."""
+    outcome = Outcome()
+    outcome.ended_by, outcome.error = "cancelled", SENTENCES["cancelled"]
+    return outcome

@@ -16,6 +16,20 @@ def kill_by_descriptor(pidfd: int) -> None:
         pass  # another user's, and we are root without CAP_KILL: an errand sees to it
 
 
+def is_child(pidfd: int, pid: int, parent: int) -> bool:
+    """Whether `pidfd` is of process `pid`, a child of `parent`, or of one that is gone: proc(5)."""
+    try:
+        source = posix.open(f"/proc/self/fdinfo/{pidfd}", posix.O_RDONLY | posix.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fields = posix.read(source, 4096).split()
+    finally:
+        posix.close(source)
+    of = int(fields[fields.index(b"Pid:") + 1])
+    return of == -1 or (of == pid and _parent_of(str(pid)) in (parent, 0))
+
+
 def kill_tree(leader: int, zygote: int, living: set[int]) -> None:
     """SIGKILL to `leader`, all that came of it, and all that runs which have ended have left to `zygote`.
 

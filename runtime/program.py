@@ -5,6 +5,7 @@ import builtins
 import gc
 import posix
 import sys
+from _weakref import ref
 
 from runtime import failure
 
@@ -80,7 +81,11 @@ def run(code: bytes, file_name: str = FILE_NAME) -> int:
     except SystemExit as stop:
         return _exit_status(stop.code)
     except BaseException as error:
-        _report(error, namespace, file_name)
+        try:
+            _report(error, namespace, file_name)
+        except BaseException:
+            # For want of memory, say, which the program may still hold.
+            posix.write(2, f"{type(error).__name__}: {error}\n".encode("ascii", "backslashreplace"))
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
 
@@ -100,10 +105,11 @@ def finish(status: int) -> "NoReturn":
     if not _flush():
         status = status or UNWRITABLE
     main = sys.modules.pop("__main__", None)
-    if main is not None:
-        vars(main).clear()  # open files are written and closed, and objects get their __del__
+    left = ref(main) if main is not None else None
     del main
     gc.collect()
+    if left is not None and (main := left()) is not None:  # something still refers to it
+        vars(main).clear()  # open files are written and closed, and objects get their __del__
     if not _flush():
         status = status or UNWRITABLE
     posix._exit(status)
@@ -114,7 +120,7 @@ def _flush() -> bool:
     done = True
     for stream in {id(one): one for one in (sys.stdout, sys.__stdout__, sys.stderr, sys.__stderr__)}.values():
         try:
-            if stream is not None and not stream.closed:
+            if stream is not None and not getattr(stream, "closed", False):
                 stream.flush()
         except BaseException as error:
             if stream in (sys.stdout, sys.__stdout__):
@@ -136,7 +142,7 @@ def _exit_status(code: object) -> int:
     if failure.is_reserved(code):
         sys.stderr.write(f"sandbox: exit code {code} is the sandbox's own (208 to 223): 1 is used\n")
         return 1
-    return code & 0xFF
+    return code & 0xFF if -(2**31) <= code < 2**31 else 0xFF
 
 
 def _report(error: BaseException, namespace: dict[str, object], file_name: str) -> None:

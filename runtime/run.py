@@ -3,6 +3,7 @@
 import posix
 import select
 
+from runtime.ends import PoolDown
 from runtime.image import parse_json, to_json
 from runtime.loop import Cancelled, Event, Loop, write_all
 
@@ -21,11 +22,12 @@ SIGSYS = 31
 READ_BYTES = 1 << 16
 LAST_WORDS_S = 2.0
 """What a supervisor may take to write its last counts."""
-GONE_S = 5.0
+GONE_S = 10.0
 """What the kernel may take to end processes that were killed."""
 WATCH_AFTER_S = 0.1
 OUTPUTS_BYTES = 32 << 20
 """What all files that a run brings back may have."""
+PATHS_AT_ONCE = 4  # of 1024 characters each, which JSON may write with 12
 TIMED_OUT = -1
 
 KILLED_FOR_CALL = "the run made a system call that the policy kills for: see `sandbox-build policy show`"
@@ -175,7 +177,7 @@ class Run:
         try:
             if not await spare.ended.wait(timeout_s):
                 self._end("timeout")
-            await self._see_it_gone()
+            await self.pool.see_gone(spare)
             outcome.duration_s = loop.now() - began
             await self._hear_supervisor_out()
             self.pool.keeper.close(spare, "stderr_write")
@@ -223,24 +225,6 @@ class Run:
                 return
             await self.loop.sleep(WATCH_AFTER_S)  # the zygote has ended, or somebody has killed the watcher
 
-    async def _see_it_gone(self) -> None:
-        """Waits until no process of the run is left; kills what its first process has left behind."""
-        spare = self.spare
-        if not await spare.ended.wait(GONE_S):
-            self.pool.give_up(spare, "a run could not be ended")
-        if spare.listener < 0:
-            # Nothing tells whether somebody is left. Two who kill at once may hit each other: not every time.
-            for _ in range(3):
-                await self.pool.kill(spare)
-            return
-        ends = self.loop.now() + GONE_S
-        while not nobody_left(spare.listener):
-            await self.pool.kill(spare)
-            if self.loop.now() > ends:
-                self.pool.give_up(spare, "processes of a run could not be ended")
-                return
-            await self.loop.sleep(0.002)
-
     async def _name_denials(self) -> None:
         """Starts the supervisor when the first call is denied, and takes in what it says."""
         spare, loop = self.spare, self.loop
@@ -249,8 +233,15 @@ class Run:
             return
         status, theirs = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
         try:
-            self.supervisor = self.pool.keeper.start_supervisor(spare, self.pool.image["on_denied"], theirs)
-            posix.close(theirs)
+            try:
+                self.supervisor = self.pool.keeper.start_supervisor(
+                    spare, self.pool.image["on_denied"], theirs
+                )
+            except PoolDown:
+                self._end("killed")  # its call would wait for ever
+                return
+            finally:
+                posix.close(theirs)
             rest = b""
             while True:
                 await loop.readable(status)
@@ -263,10 +254,8 @@ class Run:
         finally:
             loop.forget(status)
             posix.close(status)
-        if not spare.ended.is_set:
-            await loop.sleep(0.01)
-            if not spare.ended.is_set:
-                self._end("killed")  # the calls of the run would wait for ever
+        if not await spare.ended.wait(LAST_WORDS_S):
+            self._end("killed")  # it has no supervisor any more, and its calls would wait for ever
 
     def _take_in(self, told: "dict[str, Any]") -> None:
         if "denied" in told:
@@ -309,8 +298,11 @@ class Run:
         if not self.spare.scratch:
             answer = b"".join(b"no the run has no private folder\n" for _ in self.job.outputs)
         else:
-            facts = {"paths": self.job.outputs, "limit_bytes": OUTPUTS_BYTES // len(self.job.outputs)}
-            answer = await self.pool.errand("outputs", self.spare, **facts)
+            limit_bytes = OUTPUTS_BYTES // len(self.job.outputs)
+            answer = b""
+            for at in range(0, len(self.job.outputs), PATHS_AT_ONCE):
+                paths = self.job.outputs[at : at + PATHS_AT_ONCE]
+                answer += await self.pool.errand("outputs", self.spare, paths=paths, limit_bytes=limit_bytes)
         for path in self.job.outputs:
             line, _, answer = answer.partition(b"\n")
             word, _, what = line.partition(b" ")

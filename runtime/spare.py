@@ -42,7 +42,10 @@ def serve_once(
     try:
         # What a run leaves behind becomes its first process's child, and where that has ended, the zygote's.
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
-        jail.limits = {**settings["limits"], **order["limits"]}
+        limits = {**settings["limits"], **order["limits"]}
+        # One file at least cannot outgrow the quota before the watcher sees it.
+        limits["file_size_bytes"] = min(limits["file_size_bytes"], limits["scratch_bytes"])
+        jail.limits = limits
         jail.env = {**settings["env"], **order["env"]}
         jail.scratch = order["scratch"]
         jail.makes_scratch = False
@@ -68,7 +71,7 @@ def serve_once(
         posix.putenv(name.encode(), value.encode())
         posix.environ[name.encode()] = value.encode()
     code, preload, *files = parts
-    status = _write_files(head["files"], files)
+    status = _write_files(head["files"], files, jail.scratch)
     program.begin(head["argv"])
     if preload and not status:
         status = program.run(preload, "preload.py")
@@ -94,8 +97,11 @@ def read_job(source: int) -> "tuple[dict[str, Any], list[bytes]]":
     return head, parts
 
 
-def _write_files(paths: list[str], contents: list[bytes]) -> int:
+def _write_files(paths: list[str], contents: list[bytes], scratch: str) -> int:
     """Writes the job's files below the private folder, as the run's own user and under its limits."""
+    if paths and not scratch:
+        posix.write(2, b"sandbox: error: the files could not be written: there is no private folder\n")
+        return 1
     made: set[str] = set()
     for path, content in zip(paths, contents, strict=True):
         try:

@@ -9,7 +9,7 @@ imports the modules of `warm:`. Its orders come by CONTROL, a SOCK_SEQPACKET soc
     {"number": N, "scratch": PATH, ...}              fork a process that waits for its job: spare.py
     {"errand": NAME, "serial": N, "number": N, ...}  fork a process that works as the run's user: errands.py
 
-Answers: `up JSON`; `born N PID` with the server's ends of seven descriptors; `listener N` with two, from the
+Answers: `up JSON`; `born N PID` with seven descriptors, or `unborn N WHY`; `listener N` with two, from the
 child itself; `errand SERIAL PID` with one; `ended PID STATUS CPU_US PEAK_BYTES`; `failed WHY`.
 """
 
@@ -63,6 +63,8 @@ class Zygote:
                 posix._exit(1)
         import resource  # noqa: F401 - wait4(2)'s result is one of its types
 
+        sys.stdout.flush()  # else what a module has printed comes out of every run
+        sys.stderr.flush()
         for _ in range(REHEARSALS):
             program.rehearse()  # the interpreter rewrites code that runs often: here, not in each child
         gc.collect()
@@ -91,20 +93,29 @@ class Zygote:
                 self._obey(parse_json(message))
 
     def _obey(self, order: "dict[str, Any]") -> None:
-        if "errand" in order:
-            self._fork_errand(order)
-        else:
-            self._fork_spare(order)
+        """Does as it is told; that it could not, for want of processes or descriptors, is told as well."""
+        opened: list[int] = []
+        try:
+            if "errand" in order:
+                self._fork_errand(order, opened)
+            else:
+                self._fork_spare(order, opened)
+        except OSError as error:
+            if "errand" in order:
+                send(self.control, b"errand %d 0" % order["serial"], [])
+            else:
+                send(self.control, f"unborn {order['number']} no fork: {error.strerror}".encode(), [])
+        finally:
+            for descriptor in opened:
+                posix.close(descriptor)
 
-    def _fork_spare(self, order: "dict[str, Any]") -> None:
-        pipes = [posix.pipe2(posix.O_CLOEXEC) for _ in range(5)]
-        (
-            (stdin, to_stdin),
-            (from_stdout, stdout),
-            (from_stderr, stderr),
-            (job, to_job),
-            (from_status, status),
-        ) = pipes
+    def _fork_spare(self, order: "dict[str, Any]", opened: list[int]) -> None:
+        pipes = []
+        for _ in range(5):
+            pipes.append(posix.pipe2(posix.O_CLOEXEC))
+            opened += pipes[-1]
+        (stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr), *rest = pipes
+        (job, to_job), (from_status, status) = rest
         pid = posix.fork()
         if pid == 0:
             try:
@@ -112,18 +123,18 @@ class Zygote:
                 for descriptor, number in ((stdin, 0), (stdout, 1), (stderr, 2)):
                     posix.dup2(descriptor, number)
                 jail = self._child_jail(order)
-            except BaseException:
-                posix._exit(1)
-            spare.serve_once(self.settings, order, Ends(job, status, self.control), jail)
+                spare.serve_once(self.settings, order, Ends(job, status, self.control), jail)
+            finally:
+                posix.abort()  # whatever has been raised: a child never goes on as the zygote
         self.children.add(pid)
         pidfd = posix.pidfd_open(pid)
+        opened.append(pidfd)
         ends = [to_stdin, from_stdout, from_stderr, stderr, to_job, from_status, pidfd]
         send(self.control, b"born %d %d" % (order["number"], pid), ends)
-        for descriptor in (*ends, stdin, stdout, job, status):
-            posix.close(descriptor)
 
-    def _fork_errand(self, order: "dict[str, Any]") -> None:
+    def _fork_errand(self, order: "dict[str, Any]", opened: list[int]) -> None:
         read, write = posix.pipe2(posix.O_CLOEXEC)
+        opened += (read, write)
         pid = posix.fork()
         if pid == 0:
             try:
@@ -139,8 +150,6 @@ class Zygote:
                 posix._exit(0)
         self.children.add(pid)
         send(self.control, b"errand %d %d" % (order["serial"], pid), [read])
-        posix.close(read)
-        posix.close(write)
 
     def _become_child(self) -> None:
         _signal.set_wakeup_fd(-1)
