@@ -17,7 +17,7 @@ from runtime.http_message import Request, Response
 from runtime.image import read_file
 from runtime.log import shown_header, trace_context
 from runtime.loop import Event, Loop
-from runtime.metrics import CONTENT_TYPE, open_descriptors, resident_bytes
+from runtime.metrics import CONTENT_TYPE
 from runtime.pool import NoUid
 from runtime.sse import EventStream, wants_stream
 
@@ -71,17 +71,7 @@ class Api:
         """Nothing new is run."""
         self.in_flight = 0
         """Requests to run something that have come in full, and whose answer has not gone out in full."""
-        for name, what, ask in (
-            ("sandbox_spares", "Processes that wait for a run.", lambda: pool.facts()["spares"]["ready"]),
-            ("sandbox_workers_busy", "Runs that are under way.", lambda: pool.busy),
-            ("sandbox_requests_in_flight", "Requests to run something.", lambda: self.in_flight),
-            ("process_resident_memory_bytes", "Resident memory of the server.", resident_bytes),
-            ("process_open_fds", "Open descriptors of the server.", open_descriptors),
-        ):
-            metrics.gauge(name, what, ask)
-        metrics.gauge(
-            "sandbox_zygote_starts_total", "Starts of the zygote.", lambda: pool.keeper.starts, "counter"
-        )
+        metrics.watch(self, pool, log)
 
     # Before a request's body is read
 

@@ -67,7 +67,12 @@ class Egress:
     def _start(self) -> int:
         """Starts the process; returns the pipe on which it reports."""
         reports, write = posix.pipe2(posix.O_CLOEXEC | posix.O_NONBLOCK)
-        child = posix.fork()
+        try:
+            child = posix.fork()
+        except OSError:
+            posix.close(reports)
+            posix.close(write)
+            raise
         if child == 0:
             try:
                 kernel.close_all_but(0, 1, 2, self.listening.fileno(), write)
@@ -89,14 +94,32 @@ class Egress:
             await self._log_reports()
             self.loop.forget(self.reports)
             posix.close(self.reports)
-            posix.kill(self.process, SIGKILL)
-            _, status = posix.waitpid(self.process, 0)
-            self.log.error("egress_ended", status=status)
+            self.log.error("egress_ended", status=await self._end())
             patience_s = (
                 min(MAX_AGAIN_S, patience_s * 2) if self.loop.now() - began < MAX_AGAIN_S else AGAIN_S
             )
             await self.loop.sleep(patience_s)
-            self.reports = self._start()
+            while True:
+                try:
+                    self.reports = self._start()
+                    break
+                except OSError as error:  # no process to be had, or no descriptor
+                    self.log.error("egress_failed", error=str(error.strerror))
+                    await self.loop.sleep(MAX_AGAIN_S)
+
+    async def _end(self) -> int:
+        """Ends the process, unless it has ended; its status."""
+        try:  # noqa: SIM105 - contextlib would be an import
+            posix.kill(self.process, SIGKILL)
+        except PermissionError:
+            pass  # it is another user's, even when it has ended, and we have no CAP_KILL
+        pidfd = posix.pidfd_open(self.process)
+        try:
+            await self.loop.readable(pidfd)
+        finally:
+            self.loop.forget(pidfd)
+            posix.close(pidfd)
+        return posix.waitpid(self.process, 0)[1]
 
     async def _log_reports(self) -> None:
         rest = b""
@@ -208,14 +231,19 @@ def main(listening: str, reporting: str) -> None:
     pipe = int(reporting)
     for descriptor in (pipe, int(listening)):
         posix.set_inheritable(descriptor, False)
-    # Before files are out of reach: a C library before glibc 2.34 loads what it asks name servers with.
-    _socket.getaddrinfo(b"localhost", None)
-    give_up_privileges(settings)
-    loop, reports = Loop(), Reports(pipe)
-    loop.on_crash = reports.write_error
-    destinations = Destinations(settings["network_allow"])
-    proxy = Proxy(loop, destinations, _upstream(settings), reports.write_denial)
-    loop.run(proxy.serve(_socket.socket(fileno=int(listening))))
+    reports = Reports(pipe)
+    try:
+        # Before files are out of reach: a C library before glibc 2.34 loads what it asks name servers with.
+        _socket.getaddrinfo(b"localhost", None)
+        give_up_privileges(settings)
+        loop = Loop()
+        loop.on_crash = reports.write_error
+        destinations = Destinations(settings["network_allow"])
+        proxy = Proxy(loop, destinations, _upstream(settings), reports.write_denial)
+        loop.run(proxy.serve(_socket.socket(fileno=int(listening))))
+    except BaseException as error:  # into the log, not in between its lines
+        reports.write_error(error)
+        posix._exit(1)
 
 
 if __name__ == "__main__":

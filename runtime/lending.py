@@ -4,6 +4,9 @@ A filter cannot see where a connect(2) leads, and Landlock sees only the port. S
 socket and connects none: both calls are denied, and the supervisor, whom the kernel asks about denied
 calls, answers socket(2) with a descriptor of a connection to the proxy, and connect(2) with success. Whatever
 address the code names, it is the proxy that it talks to.
+
+bind(2) succeeds too, and binds nothing: a client names its side by it, and urllib3 asks in each import by it
+whether there is IPv6. What a server needs next, listen(2), is denied and named.
 """
 
 import _socket
@@ -21,6 +24,7 @@ MAX_LENT = 4096
 
 SEND, ADDFD = 0xC0182101, 0x40182103  # linux/seccomp.h: SECCOMP_IOCTL_NOTIF_*
 FLAG_SEND = 2  # the descriptor is the call's result: Linux 5.14
+TOO_OLD = b"sandbox: error: this kernel lends no sockets, so network.allow opens nothing: Linux 5.14 does\n"
 IPV4_LOOPBACK = "127.0.0.1"
 
 
@@ -39,10 +43,11 @@ class Lender:
         self.listener = listener
         self.port = port
         self.lent = 0
+        self.told = False
 
     def answers(self, identity: int, name: str, arguments: list[int]) -> bool:
         """Whether the call is one that is answered here; then it has been."""
-        if name == "connect":
+        if name in ("connect", "bind"):
             self._respond(identity, 0)
         elif name != "socket" or not is_tcp(arguments):
             return False
@@ -66,12 +71,23 @@ class Lender:
                 (type_ & SOCK_CLOEXEC).to_bytes(4, "little"),
             )
             kernel.call(kernel.SYS_ioctl, self.listener, ADDFD, bytearray(b"".join(words)))
-        except OSError:
-            return False  # it has ended, or has as many descriptors as it may; or Linux is older than 5.14
+        except OSError as error:
+            if error.errno == kernel.EINVAL:
+                self._tell_too_old()
+            return False  # it has ended, or has as many descriptors as it may
         finally:
             socket.close()
         self.lent += 1
         return True
+
+    def _tell_too_old(self) -> None:
+        if self.told or not kernel.poll([(2, kernel.POLLOUT)], 0)[0]:
+            return  # whoever does not read its stderr must not hold us up
+        self.told = True
+        try:  # noqa: SIM105 - contextlib would be an import
+            posix.write(2, TOO_OLD)
+        except OSError:
+            pass  # nobody listens
 
     def _respond(self, identity: int, error: int) -> None:
         words = (identity.to_bytes(8, "little"), bytes(8), (-error & 0xFFFF_FFFF).to_bytes(8, "little"))

@@ -103,6 +103,9 @@ class Task:
                 self.loop.ready.append((self, None, None))
 
     def _end(self, value: "Any", error: BaseException | None) -> None:
+        if isinstance(error, Cancelled):
+            # Its traceback leads here, and to all that the coroutine held: a circle, kept until a collection.
+            error.__traceback__ = None
         self.done, self.value, self.error = True, value, error
         for wait in self.joining:
             wait.go_on(None)

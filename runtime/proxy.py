@@ -9,7 +9,7 @@ import binascii
 from runtime.destinations import Destinations, parse_host, parse_port, show
 from runtime.lookup import Busy, Lookup
 from runtime.loop import Cancelled, Loop
-from runtime.proxy_protocol import Refusal, Wanted, parse, socks_answer
+from runtime.proxy_protocol import NOT_ASKED, SOCKS, TLS, Refusal, Wanted, parse, socks_answer
 from runtime.stream import MAX_HEAD_BYTES, Flow, Reader, Socket, close, connect, say, say_last
 
 TYPE_CHECKING = False  # typing would be an import
@@ -124,12 +124,13 @@ class Proxy:
 
     async def _converse(self, client: Socket, reader: Reader, run: int) -> None:
         first = await reader.peek()
-        if first == 0x16:  # a TLS client that has connected to us without knowing
-            await say_last(self.loop, client, TLS_DENIED)
-            return
         try:
-            if first == 5:
+            if first == SOCKS:
                 wanted = await self._socks(client, reader)
+            elif first == TLS:
+                raise Refusal(400, NOT_ASKED, TLS_DENIED)
+            elif not 65 <= first <= 90:  # no capital letter: no method, and perhaps no empty line to wait for
+                raise Refusal(400, NOT_ASKED)
             else:
                 wanted = parse(await reader.through(b"\r\n\r\n", MAX_HEAD_BYTES))
         except Refusal as refusal:

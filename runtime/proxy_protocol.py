@@ -4,6 +4,8 @@ from runtime.destinations import parse_host, parse_port, show
 
 REASONS = {400: "Bad Request", 403: "Forbidden", 431: "Header Too Large", 502: "Bad Gateway", 503: "Busy"}
 TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+SOCKS, TLS = 5, 0x16
+"""What a client begins with that speaks no HTTP."""
 HOP_BY_HOP = ("connection", "host", "keep-alive", "proxy-authorization", "proxy-connection", "te", "upgrade")
 """Fields that are meant for us, or that we write anew."""
 NOT_ASKED = (

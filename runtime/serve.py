@@ -48,6 +48,7 @@ class Server:
         self.environ = environ
         self.loop = Loop()
         self.loop.on_crash = self._crash
+        log.loop = self.loop
         self.pool = Pool(self.loop, settings, zygote_environment(settings.image, environ), log)
         self.stopping = False
 
@@ -117,7 +118,11 @@ class Server:
 
     def _reload(self) -> None:
         settings, notes = reload(self.settings, self.environ, read_file)
+        if settings is self.settings:
+            self.log.error("not reloaded", reason=notes[0])
+            return
         self.settings = self.api.settings = self.pool.settings = settings
+        self.log.says_debug = settings.debug
         self.pool.admit()
         self.log.info("reloaded", notes=notes)
 
@@ -126,7 +131,7 @@ class Server:
         while where is not None and where.tb_next is not None:
             where = where.tb_next
         place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where is not None else ""
-        self.log.error("internal", error=f"{type(error).__name__}: {error}", at=place)
+        self.log.error("internal", error=type(error).__name__, at=place)
 
 
 def listen(port: int) -> "_socket.socket":

@@ -102,7 +102,8 @@ def image(folder: Path, settings: object) -> Path:
     (folder / "sandbox").mkdir()
     if isinstance(settings, dict) and isinstance(settings.get("serve"), dict):
         serve = dict(settings["serve"])
-        (folder / "sandbox/secrets.json").write_text(json.dumps({"key_sha256": serve.pop("key_sha256", None)}))
+        secrets = {"key_sha256": serve.pop("key_sha256", None)}
+        (folder / "sandbox/secrets.json").write_text(json.dumps(secrets))
         settings = {**settings, "serve": serve}
     (folder / "sandbox/runtime.json").write_text(json.dumps(settings))
     return folder

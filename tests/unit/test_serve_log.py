@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from runtime.log import MAX_HELD_BYTES, MAX_LINE_BYTES, MAX_TEXT, Log, shown_header, trace_context
 from runtime.loop import Loop
 
+REPOSITORY = Path(__file__).parents[2]
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 LEAST_PIPE_BYTES = 4096
 
@@ -275,3 +277,14 @@ def test_a_header_as_it_is_shown(sent: bytes, shown: str) -> None:
 def test_a_header_that_was_text_already() -> None:
     """Lambda's are JSON."""
     assert shown_header("王") == "王"
+
+
+def test_every_event_of_a_server_is_documented() -> None:
+    """docs/serve-operations.md has what an operator may meet; lambda's own are its page's."""
+    said = set()
+    for module in REPOSITORY.glob("runtime/*.py"):
+        if module.name != "awslambda.py":
+            said |= set(re.findall(r'\blog\.(?:info|warn|error|debug)\(\s*"([^"]+)"', module.read_text()))
+    assert {"request", "settings", "zygote ended"} <= said
+    page = (REPOSITORY / "docs/serve-operations.md").read_text()
+    assert said <= set(re.findall(r"`([^`\n]+)`", page))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,19 @@ from builder.config import load_config
 from builder.plan import make_plan
 from runtime.failure import USAGE, Refused
 from runtime.image import MAX_BYTES, read_file
-from runtime.settings import DECIDED_AT_BUILD, RELOADED, Settings, read_settings, reload
+from runtime.settings import (
+    DECIDED_AT_BUILD,
+    FROM_ENVIRONMENT,
+    IN_FILE,
+    RELOADED,
+    Settings,
+    read_settings,
+    reload,
+)
 
 Image = Callable[[str], dict[str, Any]]
 
+PAGE = Path(__file__).parents[2] / "docs/serve-operations.md"
 KEYED = {"API_KEY": "of-the-environment"}
 
 
@@ -425,3 +435,14 @@ def test_a_reload_tells_of_new_warnings_alone(image: Image, tmp_path: Path) -> N
         "grace_s: 8 is 1 now",
         "a run may take 5 s, but has 1 s to end when the service is stopped (GRACE)",
     ]
+
+
+def test_every_setting_is_documented() -> None:
+    """With its name in the environment and that in the file; and nothing that there is not."""
+    page = PAGE.read_text()
+    rows = [line.split("|")[1:3] for line in page.splitlines() if re.match(r"\| `[A-Z]", line)]
+    variables, names = ({name for row in rows for name in re.findall(r"`(\w+)`", row[at])} for at in (0, 1))
+    assert variables == {*FROM_ENVIRONMENT, "API_KEY", "API_KEY_FILE", "SANDBOX_SETTINGS"}
+    assert names == {*IN_FILE, "key"}
+    for name in DECIDED_AT_BUILD:
+        assert f"`{name}`" in page
