@@ -2,6 +2,7 @@
 # make test     lint, then every test, Docker's included (installs and starts Docker Engine when root and absent)
 # make bench    the figures that README and docs name: a table, and bench.json
 # make soak     10,000 runs of mixed programs, 16 at once: two runs of one program are denied the same
+# make soak-service  100,000 mixed runs on one service, 16 at once; `make test` does a tenth of it
 # make test-cpython    all of CPython's own tests that make sense in the jail (half an hour)
 # make test-libraries  builds an image with thirty libraries, tries each at work in the jail, and traces it from the
 #                      group core; the other architecture's image is built too, its imports tried through qemu
@@ -22,7 +23,7 @@ BASE_TOOLS := mmdebstrap gpg file:/usr/share/keyrings/debian-archive-keyring.gpg
 	lib:libseccomp.so.2:libseccomp2
 RUN_TOOLS := unshare:util-linux setpriv:util-linux mount:mount
 
-.PHONY: image test lint bench soak test-cpython test-libraries golden clean
+.PHONY: image test lint bench soak soak-service test-cpython test-libraries golden clean
 
 image: $(INSTALLED)
 	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS)
@@ -33,6 +34,7 @@ test: lint
 		qemu-aarch64-static:qemu-user-static
 	@bash .ci/docker
 	$(BIN)/pytest
+	$(BIN)/python -m tests.benchmarks.soak_service 10000
 
 lint: $(INSTALLED_TESTS)
 	$(BIN)/ruff check .
@@ -47,6 +49,10 @@ bench: $(INSTALLED)
 soak: $(INSTALLED)
 	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS)
 	$(BIN)/python -m tests.benchmarks.soak
+
+soak-service: $(INSTALLED)
+	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS)
+	$(BIN)/python -m tests.benchmarks.soak_service
 
 test-cpython: $(INSTALLED)
 	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS)

@@ -4,7 +4,7 @@ Speeds of a run are ratios to a bare `python3 -I -S -c pass` of the image's own 
 with it in the same loop, and so is every other ratio to what it is over. Needs root (it changes its root
 directory to the image's).
 
-    python -m tests.benchmarks [PART...]    images, starts, allowed, denied, traces, packages; or all of them
+    python -m tests.benchmarks [PART...]    images, starts, allowed, denied, traces, packages, service, warm; or all
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from builder.arch import ARCHES
 from builder.archive import open_archive
 from tests.benchmarks.denials import allowed_calls, denied_calls
 from tests.benchmarks.packages import packages
+from tests.benchmarks.serving import library_figures, serving_figures
 from tests.benchmarks.starts import starts
 from tests.benchmarks.tracing import traces
-from tests.suite.shelf import QUICK, built_root
+from tests.suite.shelf import QUICK, WARM, built_root
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -97,6 +98,8 @@ PARTS: dict[str, Callable[[Path], dict[str, float]]] = {
     "denied": lambda _: denied_calls(built_root()),
     "traces": lambda scratch: traces(built_root(QUICK), scratch / "root"),
     "packages": lambda _: packages(),
+    "service": lambda _: serving_figures(built_root()),
+    "warm": lambda _: library_figures(built_root(WARM)),
 }
 """What is measured; each gets a folder for itself."""
 

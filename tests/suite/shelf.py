@@ -31,6 +31,8 @@ _MAX_AGE_S = 24 * 3600
 SHIPPED = _REPOSITORY / "config.yaml"
 QUICK = Path(__file__).parent / "quick.yaml"
 """An image with a selection of small packages."""
+WARM = Path(__file__).parent / "warm.yaml"
+"""An image with numpy and pandas in `warm:`."""
 EVERYTHING = Path(__file__).parent / "everything.yaml"
 """An image with every library of uses/."""
 

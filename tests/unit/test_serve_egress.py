@@ -418,6 +418,12 @@ def test_a_direct_connection_gets_an_answer_that_its_protocol_has(started: Start
     assert running.ask(b"\x16\x03\x01\0\x05hello") == bytes.fromhex("15030100020231")
 
 
+@pytest.mark.parametrize("data", [b"\0\0\0\x08\x04\xd2\x16\x2f", b"*1\r\n$4\r\nPING\r\n", b"\0"])
+def test_a_client_of_a_database_is_answered_at_once(started: Start, data: bytes) -> None:
+    """It waits for an answer to its first words, and would not send the end of a header."""
+    assert b"HTTP_PROXY" in started("example.org:443").ask(data)
+
+
 @pytest.mark.parametrize("data", [b"\x05\0", b"\x05\x01\x02", b"\x05\x02\x01\x02"])
 def test_socks_with_a_password_is_refused(started: Start, data: bytes) -> None:
     """There are no users."""
