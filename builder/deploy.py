@@ -82,6 +82,11 @@ def render_manifest(config: Config, request: Request) -> tuple[str, list[tuple[s
             f"app.port: {config.app.port} wants a privilege that the manifest does not give",
             f"take one from {_LEAST_PORT} on; what is in front of the service may listen on any",
         )
+    if request.target == "lambda" and config.enable_network and not config.network.allow:
+        raise UsageError(
+            "enable_network: code could answer for others on Lambda's own API, and `lambda` refuses to start",
+            "network: {allow: [HOST:PORT, ...]} in config.yaml, which never leads there, or no network",
+        )
     values = {
         "target": request.target,
         "level": level,

@@ -4,7 +4,7 @@ Speeds of a run are ratios to a bare `python3 -I -S -c pass` of the image's own 
 with it in the same loop, and so is every other ratio to what it is over. Needs root (it changes its root
 directory to the image's).
 
-    python -m tests.benchmarks [PART...]    images, starts, allowed, denied, traces, packages, service, warm; or all
+    python -m tests.benchmarks [PART...]    images, starts, allowed, denied, traces, packages, service, warm
 """
 
 from __future__ import annotations

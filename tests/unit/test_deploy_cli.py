@@ -94,6 +94,7 @@ def test_a_level_that_the_config_excludes(required: str, level: str, tmp_path: P
         (["--target", "cloudrun", "--arch", "arm64"], "", "--arch arm64: Cloud Run runs amd64 alone"),
         (["--target", "kubernetes"], "app: {port: 80}", "app.port: 80 wants a privilege"),
         (["--target", "cloudrun"], "limits: {memory: 16GiB}", "cloudrun gives at most 32768MiB"),
+        (["--target", "lambda"], "enable_network: true", "code could answer for others"),
         (["--target", "lambda"], "limits: {memory: 10GiB}", "lambda gives at most 10240MiB"),
         (["--target", "lambda"], "worker_timeout: 1000", "worker_timeout: lambda ends a request after 900"),
         (["--target", "knative"], "worker_timeout: 600", "worker_timeout: knative ends a request after 600"),
