@@ -75,7 +75,7 @@ class Pool:
         self.keeper.on_up = self._zygote_up
         self.keeper.on_failure = self._disappoint
         self.loop.spawn(self.keeper.keep())
-        while not self.keeper.up.is_set and not self.keeper.starts > 1:
+        while not self.keeper.up.is_set and self.keeper.promising:
             await self.keeper.up.wait(0.05)
 
     def _zygote_up(self) -> None:
