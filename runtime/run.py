@@ -5,7 +5,7 @@ import select
 
 from runtime.ends import PoolDown
 from runtime.image import parse_json, to_json
-from runtime.loop import Cancelled, Event, Loop, write_all
+from runtime.loop import Cancelled, Event, Loop, Task, write_all
 
 TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
@@ -155,6 +155,8 @@ class Run:
         self.reason = ""
         self.delivered = True
         """False: the spare had closed its end already, and the code was never begun."""
+        self.naming: Task | None = None
+        """Takes in what the supervisor says."""
         self.supervisor: Event | None = None
         """Set when it has ended."""
         self.outcome = Outcome()
@@ -168,7 +170,8 @@ class Run:
         pumps = [loop.spawn(stdout.pump()), loop.spawn(stderr.pump())]
         helpers = [loop.spawn(self._feed())]
         if spare.listener >= 0:
-            helpers.append(loop.spawn(self._name_denials()))
+            self.naming = loop.spawn(self._name_denials())
+            helpers.append(self.naming)
         if self.cancelled is not None:
             helpers.append(loop.spawn(self._cancel()))
         if spare.scratch:
@@ -179,7 +182,9 @@ class Run:
                 self._end("timeout")
             await self.pool.see_gone(spare)
             outcome.duration_s = loop.now() - began
-            await self._hear_supervisor_out()
+            if self.naming is not None and self.supervisor is not None:
+                await self._bounded(self.naming)  # to the supervisor's last counts: it ends with the run
+                await self.supervisor.wait(LAST_WORDS_S)
             self.pool.keeper.close(spare, "stderr_write")
             for pump in pumps:
                 await self._bounded(pump)
@@ -268,25 +273,20 @@ class Run:
             if (name, allow) in self.denied:
                 self.denied[name, allow]["count"] = count
 
-    async def _hear_supervisor_out(self) -> None:
-        """Waits until the supervisor, which ends with the run, has written its last counts."""
-        if self.supervisor is not None:
-            await self.supervisor.wait(LAST_WORDS_S)
-
-    async def _bounded(self, pump: "Any") -> None:
-        """Waits for a pump's end, which nobody is left to put off; for a second, should we be wrong."""
-        if pump.done:
+    async def _bounded(self, task: "Task") -> None:
+        """Waits for the end of what reads, which nobody is left to put off; not for long, to be sure."""
+        if task.done:
             return
         late = Event(self.loop)
 
         async def expire() -> None:
-            await self.loop.sleep(1)
+            await self.loop.sleep(LAST_WORDS_S)
             late.set()
-            pump.cancel()
+            task.cancel()
 
         timer = self.loop.spawn(expire())
         try:
-            await pump.join()
+            await task.join()
         except Cancelled:
             if not late.is_set:
                 raise

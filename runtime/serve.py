@@ -37,6 +37,8 @@ assert one.recv(9)
 """
 """With network.allow: on a kernel that cannot lend sockets no run would have any."""
 SELF_TEST_AGAIN_S = 0.5
+MAX_SAID = 500
+NEEDS = "; network.allow needs Linux 5.14 with seccomp's user notification, which gVisor has not"
 
 
 class Server:
@@ -91,9 +93,14 @@ class Server:
                 if (outcome.exit_code, outcome.stdout) == (0, b"ok"):
                     self.pool.untested = ""
                     return
-                problem = f"exit code {outcome.exit_code}: {outcome.error} {outcome.stderr!r:.500}"
-            self.log.error("self-test failed", reason=problem)
-            self.pool.untested = f"the self-test failed: {problem}"
+                said = outcome.stderr.decode("utf-8", "replace").strip()[-MAX_SAID:]
+                problem = f"exit code {outcome.exit_code}: {outcome.error} {said}"
+                if self.settings.image["network_allow"]:
+                    problem += NEEDS
+            reason = f"the self-test failed: {problem}"
+            if reason != self.pool.untested:
+                self.log.error("self-test failed", reason=problem)
+                self.pool.untested = reason
             await self.loop.sleep(SELF_TEST_AGAIN_S)
 
     def _open_network(self) -> None:
