@@ -83,6 +83,8 @@ def run(code: bytes, file_name: str = FILE_NAME) -> int:
     except BaseException as error:
         try:
             _report(error, namespace, file_name)
+        except SystemExit as stop:  # of sys.excepthook
+            return _exit_status(stop.code)
         except BaseException:
             # For want of memory, say, which the program may still hold.
             posix.write(2, f"{type(error).__name__}: {error}\n".encode("ascii", "backslashreplace"))

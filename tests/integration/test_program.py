@@ -310,7 +310,7 @@ def test_environment(found: Callable[[str], object], root: Path) -> None:
     scratch = environment["TMPDIR"]
     assert re.fullmatch(r"/tmp/run-\d+", scratch)
     configured = json.loads((root / "sandbox/runtime.json").read_bytes())["env"]
-    assert environment == configured | {"TMPDIR": scratch, "HOME": scratch}
+    assert environment == configured | dict.fromkeys(("TMPDIR", "HOME", "MPLCONFIGDIR"), scratch)
 
 
 def test_environment_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
