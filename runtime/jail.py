@@ -93,6 +93,8 @@ class Jail:
         """False: the server has made it, or could not."""
         self.inherited = False
         """A zygote has chosen the level, left the namespaces and entered the tree already."""
+        self.shares_uid = False
+        """In a user namespace: in the kernel's eyes other runs have this one's uid, whatever they see."""
         self.sets_identity = False
         """A zygote that is not root any more has kept the capabilities to change user and groups."""
         self.kills = channel is not None and channel.mode == "kill"
@@ -165,6 +167,7 @@ class Jail:
             self.level = "landlock" if self.required == "landlock" else "chroot"
         elif self.required != "landlock" and self._enter_user_namespace(effective):
             self.level = "chroot"
+            self.shares_uid = True
         elif self.required != "chroot":
             self.level = "landlock"
             self.uid = posix.getuid()
@@ -335,10 +338,14 @@ class Jail:
         if self.level == "landlock":
             readable = landlock.NAME_SERVICE if self.network else ()
             landlock.restrict(self.landlock_abi, self.tree, self.scratch, self.network, readable)
-        elif (version := landlock.abi()) >= landlock.ABI_SCOPES:
-            # In user namespaces of one caller, runs have one uid in the kernel's eyes, whatever they see.
+            return
+        if (version := landlock.abi()) and self.shares_uid:
+            landlock.restrict(version, "/", self.scratch, True, executable=True)
+        elif version >= landlock.ABI_SCOPES:
             landlock.scope()
-            self.landlock_abi = version
+        else:
+            return
+        self.landlock_abi = version
 
     def filter_syscalls(self) -> None:
         programs = self.policies[self.level]

@@ -15,7 +15,7 @@ ALL_NET_RIGHTS = 0b11  # bind and connect of TCP, ABI 4; by port alone, and not 
 ALL_SCOPES = 0b11  # abstract unix sockets and signals
 ABI_SCOPES = 6
 O_PATH = 0o10000000
-S_IFMT, S_IFDIR = 0o170000, 0o040000  # inode(7)
+S_IFMT, S_IFDIR, S_IFLNK = 0o170000, 0o040000, 0o120000  # inode(7)
 
 NAME_SERVICE = ("/etc/hosts", "/etc/resolv.conf")
 """The container's own, mounted there by the engine: what a run with the network on reads besides the tree."""
@@ -29,9 +29,18 @@ def abi() -> int:
         return 0
 
 
-def restrict(version: int, tree: str, scratch: str, network: bool, readable: tuple[str, ...] = ()) -> None:
+def restrict(
+    version: int,
+    tree: str,
+    scratch: str,
+    network: bool,
+    readable: tuple[str, ...] = (),
+    executable: bool = False,
+) -> None:
     """The process, and whatever it starts, may read below `tree`, do anything below `scratch`, and no more.
 
+    Of the tree's own /tmp nothing but `scratch` can be read: other runs, which may have the same user, have
+    theirs there. `executable`: what is in the tree may be executed as well.
     `readable` are files and folders outside the tree that may be read besides, where they exist. Everything
     that the kernel's `version` can deny is denied, TCP included unless `network`. no_new_privs must be set.
     OSError where the kernel refuses.
@@ -40,13 +49,15 @@ def restrict(version: int, tree: str, scratch: str, network: bool, readable: tup
     net = 0 if network or version < 4 else ALL_NET_RIGHTS
     scopes = ALL_SCOPES if version >= ABI_SCOPES else 0
     ruleset = _create(files, net, scopes)
-    _allow(ruleset, tree, READ_FILE | READ_DIR)
-    for path in readable:
+    entries = [f"{tree.rstrip('/')}/{name}" for name in posix.listdir(tree) if name != "tmp"]
+    for path in (*entries, *readable):
         try:
-            is_folder = posix.stat(path).st_mode & S_IFMT == S_IFDIR
+            kind = posix.stat(path, follow_symlinks=path in readable).st_mode & S_IFMT
         except FileNotFoundError:
             continue
-        _allow(ruleset, path, READ_FILE | READ_DIR if is_folder else READ_FILE)
+        rights = READ_FILE | (EXECUTE if executable else 0)
+        if kind != S_IFLNK:
+            _allow(ruleset, path, rights | READ_DIR if kind == S_IFDIR else rights)
     if scratch:
         _allow(ruleset, scratch, files & ~EXECUTE)
     _enforce(ruleset)

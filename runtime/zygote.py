@@ -164,6 +164,7 @@ class Zygote:
         jail.landlock_abi = self.jail.landlock_abi
         jail.namespaces = self.jail.namespaces
         jail.sets_identity = self.jail.sets_identity
+        jail.shares_uid = not self.jail.sets_identity
         jail.inherited = True
         jail.parent = self.pid
         if not jail.sets_identity:

@@ -140,28 +140,36 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
         started.kill()
 
 
+@pytest.fixture
+def outside() -> Iterator[subprocess.Popen[bytes]]:
+    """One that is in no group of a run."""
+    with subprocess.Popen(["sleep", "600"]) as started:
+        yield started
+        started.kill()
+
+
 def offered(folder: Path) -> list[str]:
     return (folder / "cgroup.controllers").read_text().split()
 
 
-def test_a_run_has_a_group_and_all_of_it_ends_at_once(folder: Path, process: subprocess.Popen[bytes]) -> None:
+def test_a_run_has_a_group_and_all_of_it_ends_at_once(
+    folder: Path, process: subprocess.Popen[bytes], outside: subprocess.Popen[bytes]
+) -> None:
     """The child, too, which was born in the group; a process outside of it goes on."""
     assert process.stdin is not None
     assert process.stdout is not None
     groups = Groups(str(folder), [])
-    with subprocess.Popen(["sleep", "600"]) as outside:
-        groups.enter(7, process.pid, LIMITS)
-        process.stdin.write(b"\n")
-        process.stdin.flush()
-        child = process.stdout.readline().decode().strip()
-        group = folder / "run-7"
-        assert set((group / "cgroup.procs").read_text().split()) == {str(process.pid), child}
+    groups.enter(7, process.pid, LIMITS)
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    child = process.stdout.readline().decode().strip()
+    group = folder / "run-7"
+    assert set((group / "cgroup.procs").read_text().split()) == {str(process.pid), child}
 
-        groups.kill(7)
-        assert process.wait(PATIENCE_S) == -signal.SIGKILL
-        assert process.stdout.read() == b""  # the child had this end as well
-        assert outside.poll() is None
-        outside.kill()
+    groups.kill(7)
+    assert process.wait(PATIENCE_S) == -signal.SIGKILL
+    assert process.stdout.read() == b""  # the child had this end as well
+    assert outside.poll() is None
     assert not groups.ran_out_of_memory(7)
     assert _until_empty(group)
     groups.remove(7)
