@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 MESSAGE_BYTES = 1 << 13
 RIGHTS_BYTES = 8 * 4
 MSG_CMSG_CLOEXEC, MSG_CTRUNC = 0x40000000, 8  # recvmsg(2)
+MAX_SAID_BYTES = 1 << 12
 FIRST_DESCRIPTOR = 10
 """Programs that the server starts get theirs below; of the server's own, none is there."""
 
@@ -111,3 +112,17 @@ def close_all(descriptors: list[int]) -> None:
     """Closes what nobody waits for."""
     for descriptor in descriptors:
         posix.close(descriptor)
+
+
+async def overhear(loop: Loop, said: int, log: "Any") -> None:
+    """Logs what warm modules print in the zygote, until it has ended."""
+    try:
+        while True:
+            await loop.readable(said)
+            text = posix.read(said, MAX_SAID_BYTES)
+            if not text:
+                return
+            log.warn("zygote printed", text=text.decode("utf-8", "replace"))
+    finally:
+        loop.forget(said)
+        posix.close(said)

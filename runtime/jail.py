@@ -198,9 +198,9 @@ class Jail:
             return False
         try:
             # user_namespaces(7): setgroups must be denied before an ordinary user may map a group.
-            _write("/proc/self/setgroups", b"deny")
-            _write("/proc/self/uid_map", b"%d %d 1" % (self.uid, outer_uid))
-            _write("/proc/self/gid_map", b"%d %d 1" % (self.uid, outer_gid))
+            kernel.write_file("/proc/self/setgroups", b"deny")
+            kernel.write_file("/proc/self/uid_map", b"%d %d 1" % (self.uid, outer_uid))
+            kernel.write_file("/proc/self/gid_map", b"%d %d 1" % (self.uid, outer_gid))
         except OSError as error:
             raise Refused(
                 USER_NAMESPACE,
@@ -394,11 +394,3 @@ ZYGOTE_STEPS = (
 
 def _has(capabilities: int, capability: int) -> bool:
     return bool(capabilities >> capability & 1)
-
-
-def _write(path: str, data: bytes) -> None:
-    descriptor = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
-    try:
-        posix.write(descriptor, data)
-    finally:
-        posix.close(descriptor)

@@ -3,7 +3,7 @@
 import _socket
 import posix
 
-from runtime.ends import Errand, PoolDown, Spare, close_all, control_pair, nothing_to_read, receive
+from runtime.ends import Errand, PoolDown, Spare, close_all, control_pair, nothing_to_read, overhear, receive
 from runtime.image import parse_json, to_json
 from runtime.loop import Event, Loop
 from runtime.processes import SIGKILL, is_child
@@ -17,7 +17,6 @@ ZYGOTE, SUPERVISOR = "/sandbox/zygote.pyc", "/sandbox/supervisor.pyc"
 MESSAGE_BYTES = 1 << 13
 MAX_ORDER_BYTES = 60 << 10
 MAX_ANSWER_BYTES = 64 << 20
-MAX_SAID_BYTES = 1 << 12
 FIRST_REST_S, MOST_REST_S, GOOD_LIFE_S = 0.05, 5.0, 10.0
 """Between two starts of a zygote; one that has lived for GOOD_LIFE_S is started again after the first."""
 READY_S = 10.0
@@ -98,7 +97,7 @@ class Keeper:
         self.starts += 1
         self._failure = ""
         hearing = self.loop.spawn(self._hear_zygote(ours))
-        listening = self.loop.spawn(self._overhear(said))
+        listening = self.loop.spawn(overhear(self.loop, said, self.log))
         status, _ = await self.wait_for(self.pid)
         await hearing.join()  # what it has said before it ended counts
         listening.cancel()
@@ -246,19 +245,6 @@ class Keeper:
             errand.answer = rights[0] if rights else -1
             errand.begun.set()
 
-    async def _overhear(self, said: int) -> None:
-        """Logs what warm modules print in the zygote."""
-        try:
-            while True:
-                await self.loop.readable(said)
-                text = posix.read(said, MAX_SAID_BYTES)
-                if not text:
-                    return
-                self.log.warn("zygote printed", text=text.decode("utf-8", "replace"))
-        finally:
-            self.loop.forget(said)
-            posix.close(said)
-
     def _order(self, order: "dict[str, Any]") -> None:
         if self._control is None or not self.up.is_set:
             raise PoolDown(self.reason)
@@ -351,6 +337,13 @@ class Keeper:
         """Closes every end; the process has ended."""
         self.close(spare, *Spare.ENDS)
         self._by_number.pop(spare.number, None)
+
+    async def end_fresh(self, number: int, nobody: int) -> None:
+        """Ends all processes of a fresh run: its user is not below the zygote, nor ours without CAP_KILL."""
+        try:  # noqa: SIM105 - contextlib would be an import
+            await self.wait_for(self._start([ZYGOTE, "--end", str(number), str(nobody)], {}, variables=False))
+        except (PoolDown, OSError):
+            pass  # it is tried again
 
     def living(self) -> set[int]:
         """The process ids of all spares, runs and errands."""

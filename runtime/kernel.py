@@ -140,3 +140,12 @@ def set_capabilities(kept: int) -> None:
     header = bytearray(_CAPABILITY_VERSION_3.to_bytes(4, "little") + bytes(4))
     low, high = (kept & 0xFFFF_FFFF).to_bytes(4, "little"), (kept >> 32).to_bytes(4, "little")
     call(_syscall.SYS_capset, header, bytearray(low * 2 + bytes(4) + high * 2 + bytes(4)))
+
+
+def write_file(path: str, data: bytes) -> None:
+    """One write(2) of `data` to a file that is there, as those of /proc want it."""
+    descriptor = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
+    try:
+        posix.write(descriptor, data)
+    finally:
+        posix.close(descriptor)

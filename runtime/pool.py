@@ -326,7 +326,9 @@ class Pool:
         kill_by_descriptor(spare.pidfd)
         if self.groups is not None:
             self.groups.kill(spare.number)
-        if self.keeper.sets_identity:
+        if self.keeper.sets_identity and spare.fresh:
+            await self.keeper.end_fresh(spare.number, self.image["uid_range"][0] + 1)
+        elif self.keeper.sets_identity:
             await self.errand("kill", spare)
         else:
             kill_tree(spare.pid, self.keeper.pid, self.keeper.living())

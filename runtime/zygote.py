@@ -2,6 +2,7 @@
 
     zygote CONTROL                        stays, and forks as it is told to
     zygote --fresh ORDER CONTROL JOB STATUS   becomes one run itself: a new interpreter
+    zygote --end UID NOBODY               ends all processes of a fresh run, which no zygote may signal
 
 It enters the jail's tree, gives up every privilege but that of making a child another user, and only then
 imports the modules of `warm:`. Its orders come by CONTROL, a SOCK_SEQPACKET socket, one JSON object each:
@@ -198,6 +199,10 @@ def become_fresh(text: str, control: int, job: int, status: int) -> "NoReturn":
 
 def main(arguments: list[str]) -> None:
     """Ends when the server does."""
+    if arguments[0] == "--end":
+        errands.take_identity(int(arguments[1]), int(arguments[2]))
+        errands.kill_all()
+        posix._exit(0)
     if arguments[0] == "--fresh":
         become_fresh(arguments[1], *map(int, arguments[2:]))
     zygote = Zygote(int(arguments[0]))
