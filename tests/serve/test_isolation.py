@@ -146,8 +146,12 @@ def everything():
     for module in list(sys.modules.values()):
         yield repr(vars(module))
 def search():
-    texts = [text[::-1] for text in everything()]
-    return [number for number, one in enumerate(backwards) if any(one in text for text in texts)]
+    found = set()
+    for text in everything():
+        for number, one in enumerate(backwards):
+            if one[::-1] in text:  # never kept forwards: the search would find itself
+                found.add(number)
+    return sorted(found)
 before = search()
 planted = [one[::-1] for one in backwards]
 print([before, search()])
