@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from runtime.loop import Loop, Task, write_all
+from runtime.loop import Loop, write_all
+from tests.unit.tasks import ended_by
 
 
 class Counted(Loop):
@@ -50,15 +51,6 @@ def fill(write: int) -> int:
             taken += os.write(write, bytes(1 << 16))
         except BlockingIOError:
             return taken
-
-
-async def ended_by(task: Task) -> str:
-    """What a task has raised; empty where it has not."""
-    try:
-        await task.join()
-    except BaseException as error:
-        return type(error).__name__
-    return ""
 
 
 # What ends a wait

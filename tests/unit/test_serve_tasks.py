@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from runtime.loop import MIN_TIMERS, Cancelled, Event, Loop, Task, Wait
+from runtime.loop import MIN_TIMERS, Cancelled, Event, Loop, Wait
+from tests.unit.tasks import ended_by
 
 
 class Held:
@@ -29,15 +30,6 @@ def quiet() -> Iterator[int]:
     yield read
     for descriptor in (read, write):
         os.close(descriptor)
-
-
-async def ended_by(task: Task) -> str:
-    """What a task has raised; empty where it has not."""
-    try:
-        await task.join()
-    except BaseException as error:
-        return type(error).__name__
-    return ""
 
 
 def test_an_event_wakes_all_who_wait_and_stays(loop: Loop) -> None:
