@@ -1,7 +1,9 @@
 """What is answered: always {"code", "message", "data"}, as dify-sandbox has it. Pure."""
 
-from _json import encode_basestring, make_encoder  # `json` would import `re`: 11 ms
+from _json import encode_basestring
 from binascii import b2a_base64
+
+from runtime.image import json_encoder
 
 TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
@@ -17,18 +19,8 @@ MAX_NAMED = 20
 """So many denied calls stand in `error`; all of them are in `denied`."""
 
 
-def _no_json(value: object) -> "Any":
-    raise TypeError(f"{type(value).__name__} has no form in JSON")
-
-
-# As in image.py, but that text stays as it is: most of what is printed in other scripts than Latin takes half
-# the bytes.
-_encode: "Any" = make_encoder(None, _no_json, encode_basestring, None, ":", ",", False, False, False)
-
-
-def to_json(value: "Any") -> bytes:
-    """`value` in UTF-8; TypeError for what JSON has no form for, ValueError for NaN and infinities."""
-    return "".join(_encode(value, 0)).encode()
+to_json = json_encoder(encode_basestring)
+"""JSON in UTF-8: most of what is printed in other scripts than Latin takes half the bytes."""
 
 
 def success(data: "Any") -> bytes:
@@ -65,6 +57,17 @@ def run_data(outcome: "Outcome") -> "dict[str, Any]":
             for path, content in outcome.outputs.items()
         },
         "outputs_error": outcome.outputs_error,
+    }
+
+
+def run_facts(outcome: "Outcome") -> "dict[str, Any]":
+    """What the log says of a run."""
+    return {
+        "wait_ms": round(outcome.wait_s * 1000, 1),
+        "run_ms": round(outcome.duration_s * 1000, 1),
+        "exit_code": outcome.exit_code,
+        "ended_by": outcome.ended_by,
+        "denied": [one["call"] for one in outcome.denied],
     }
 
 

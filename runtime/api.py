@@ -7,6 +7,7 @@ from runtime.answer import (
     UNAVAILABLE,
     failure,
     run_data,
+    run_facts,
     success,
     to_json,
 )
@@ -15,7 +16,7 @@ from runtime.ends import PoolDown
 from runtime.fields import check_language, read_job
 from runtime.http_message import Request, Response
 from runtime.image import read_file
-from runtime.log import shown_header, trace_context
+from runtime.log import sender
 from runtime.loop import Event, Loop
 from runtime.metrics import CONTENT_TYPE
 from runtime.pool import NoUid
@@ -238,19 +239,14 @@ class Api:
         except PoolDown as down:
             self.metrics.count("sandbox_runs_total", result="refused")
             return Response(500, failure(INTERNAL, f"nothing can be run: {down}"))
-        except NoUid:
+        except NoUid as no_uid:
             self.metrics.count("sandbox_runs_total", result="refused")
-            message = "every user id of jail.uid_range has a run: try again"
-            return Response(429, failure(TOO_MANY_RUNS, message), (("Retry-After", "1"),))
+            return Response(429, failure(TOO_MANY_RUNS, str(no_uid)), (("Retry-After", "1"),))
         if outcome.ended_by == "pool":
             self.metrics.count("sandbox_runs_total", result="error")
             return Response(500, failure(INTERNAL, outcome.error))
         self._count(outcome)
-        facts["wait_ms"] = round(outcome.wait_s * 1000, 1)
-        facts["run_ms"] = round(outcome.duration_s * 1000, 1)
-        facts["exit_code"] = outcome.exit_code
-        facts["ended_by"] = outcome.ended_by
-        facts["denied"] = [one["call"] for one in outcome.denied]
+        facts.update(run_facts(outcome))
         return Response(200, success(run_data(outcome)))
 
     # What is kept of it
@@ -291,9 +287,5 @@ class Api:
         line["bytes_in"] = max(0, request.length)
         line["bytes_out"] = bytes_out
         line.update(facts)
-        if "traceparent" in headers:
-            line.update(trace_context(headers["traceparent"]))
-        for header, name in (("x-user-id", "user_id"), ("x-user-type", "user_type")):
-            if header in headers:
-                line[name] = shown_header(headers[header])
+        line.update(sender(headers.get))
         self.log.info("request", **line)

@@ -5,14 +5,12 @@ and no timer decides about it. What is wrong for good ends the process, after La
 starts another one.
 """
 
-import _signal  # type: ignore[import-not-found]  # `signal` would import enum
 import posix
 from time import time
 
-from runtime import kernel
-from runtime.answer import BAD_REQUEST, INTERNAL, TOO_MANY_RUNS, failure, run_data, success
+from runtime.answer import BAD_REQUEST, INTERNAL, TOO_MANY_RUNS, failure, run_data, run_facts, success
 from runtime.body import Mistake, read_fields, read_json
-from runtime.ends import PoolDown, reserve_descriptors
+from runtime.ends import PoolDown
 from runtime.facts import read_service
 from runtime.failure import INTERNAL as INTERNAL_EXIT
 from runtime.failure import USAGE, Refused
@@ -20,19 +18,15 @@ from runtime.fields import read_job
 from runtime.image import read_file
 from runtime.lambdaapi import MAX_ANSWER_BYTES, Broken, Invocation, LambdaApi
 from runtime.lambdaevent import HttpEvent, Malformed, error_body, http_answer, http_event, time_left_s
-from runtime.log import Log, shown_header, trace_context
+from runtime.log import Log, sender, shown_header
 from runtime.loop import Cancelled, Event, Loop, Task
 from runtime.pool import NoUid
 from runtime.run import SENTENCES, TIMED_OUT, Job, Outcome
 from runtime.serve import (
-    PROXY_TEST,
-    RLIMIT_NOFILE,
-    SELF_TEST,
     SIGINT,
-    SIGPIPE,
     SIGTERM,
     Server,
-    harden,
+    prepare,
     take_environment,
 )
 from runtime.settings import DEFAULT_KEY, Settings, read_settings
@@ -80,24 +74,20 @@ class Function(Server):
         await self.pool.start()
         if self.pool.problem:
             raise Refused(INTERNAL_EXIT, f"nothing can be run: {self.pool.problem}")
-        test = (PROXY_TEST if self.settings.image["network_allow"] else b"") + SELF_TEST
         try:
-            outcome = await self.pool.run(Job(test))
+            problem = await self._try_a_run()
         except (PoolDown, NoUid) as error:
             raise Refused(INTERNAL_EXIT, f"nothing can be run: {error}") from None
-        if (outcome.exit_code, outcome.stdout) != (0, b"ok"):
-            problem = f"exit code {outcome.exit_code}: {outcome.error} {outcome.stderr!r:.500}"
+        if problem:
             raise Refused(INTERNAL_EXIT, f"the self-test failed: {problem}")
-        self.pool.untested = ""
-        facts = self.pool.facts()
-        self.log.info("ready", privilege_level=facts.pop("level", ""), **facts)
+        self._tell_in_force("ready")
 
     async def serve(self) -> None:
         """Answers every invocation until it is told to stop; Refused where there is no going on."""
         self.loop.on_signal(SIGTERM, self._drain)
         self.loop.on_signal(SIGINT, self._drain)
         try:
-            while not self.stopping:
+            while not self.stopping.is_set:
                 self.waiting = self.loop.spawn(self.api_of_lambda.next())
                 try:
                     invocation: Invocation = await self.waiting.join()
@@ -114,7 +104,7 @@ class Function(Server):
 
     def _drain(self) -> None:
         """Ends after the invocation at hand, or at once where there is none."""
-        self.stopping = True
+        self.stopping.set()
         if self.waiting is not None:
             self.waiting.cancel()
 
@@ -166,10 +156,7 @@ class Function(Server):
     async def _respond_http(
         self, request: HttpEvent, ends: float, facts: "dict[str, Any]"
     ) -> "tuple[int, bytes, dict[str, str]]":
-        facts.update(trace_context(request.header("traceparent")))
-        for header, name in (("x-user-id", "user_id"), ("x-user-type", "user_type")):
-            if value := request.header(header):
-                facts[name] = shown_header(value)
+        facts.update(sender(lambda name: request.header(name) or None))
         if self.settings.key_digest:
             known = self.settings.knows(request.header("x-api-key"))
         else:
@@ -200,15 +187,11 @@ class Function(Server):
         job.timeout_s = left_s if job.timeout_s is None else min(left_s, job.timeout_s)
         try:
             outcome = await self._outcome(job, ends)
-        except NoUid:
-            return 429, failure(TOO_MANY_RUNS, "every user id of jail.uid_range has a run: try again")
+        except NoUid as no_uid:
+            return 429, failure(TOO_MANY_RUNS, str(no_uid))
         if outcome.ended_by == "pool":
             raise Failed(RUN_LOST, outcome.error)
-        facts["wait_ms"] = round(outcome.wait_s * 1000, 1)
-        facts["run_ms"] = round(outcome.duration_s * 1000, 1)
-        facts["exit_code"] = outcome.exit_code
-        facts["ended_by"] = outcome.ended_by
-        facts["denied"] = [one["call"] for one in outcome.denied]
+        facts.update(run_facts(outcome))
         return 200, success(run_data(outcome))
 
     async def _outcome(self, job: Job, ends: float) -> Outcome:
@@ -234,9 +217,8 @@ class Function(Server):
             raise Failed(POOL_DOWN, self.pool.problem or "there was no process in time") from None
         finally:
             watching.cancel()
-        if (
-            outcome.ended_by == "cancelled"
-        ):  # it had waited for its process: its own time-out was still to come
+        if outcome.ended_by == "cancelled":
+            # It had waited for its process: its own time-out was still to come.
             outcome.ended_by, outcome.error, outcome.exit_code = "timeout", SENTENCES["timeout"], TIMED_OUT
         return outcome
 
@@ -307,14 +289,7 @@ def main(arguments: list[str]) -> None:
     try:
         image = read_service()
         settings = lambda_settings(image, environ)
-        harden()
-        reserve_descriptors()
-        kernel.raise_limit(RLIMIT_NOFILE)
-        _signal.signal(SIGPIPE, _signal.SIG_IGN)
-        log = Log(2, settings.debug)
-        for warning in settings.warnings:
-            log.warn("settings", text=warning)
-        function = Function(settings, log, environ, address)
+        function = Function(settings, prepare(settings), environ, address)
         function.loop.run(function.start())
     except Refused as refused:
         tell_lambda(address, refused)

@@ -60,10 +60,6 @@ class Range:
         """Whether every address of this range is one of the other's."""
         return self.size == other.size and self.bits >= other.bits and other._same(self.first)
 
-    @property
-    def is_single(self) -> bool:
-        return self.bits == self.size * 8
-
     def _same(self, address: int) -> bool:
         return (address ^ self.first) >> (self.size * 8 - self.bits) == 0
 

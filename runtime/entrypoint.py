@@ -28,7 +28,7 @@ from runtime import failure, program  # noqa: E402
 from runtime.channel import Channel  # noqa: E402
 from runtime.facts import read_image  # noqa: E402
 from runtime.failure import Refused  # noqa: E402
-from runtime.image import MAX_BYTES, TooLarge, read_all  # noqa: E402
+from runtime.image import MAX_BYTES, TooLarge, read_all, write_all  # noqa: E402
 from runtime.jail import Jail  # noqa: E402
 
 
@@ -162,12 +162,6 @@ def refuse(refused: Refused, status_descriptor: int | None) -> "NoReturn":
     except OSError:
         pass  # nobody listens: the exit code still tells
     posix._exit(refused.code)
-
-
-def write_all(target: int, data: bytes) -> None:
-    """Writes the whole of `data` to descriptor `target`."""
-    while data:
-        data = data[posix.write(target, data) :]
 
 
 if __name__ == "__main__":

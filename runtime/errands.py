@@ -11,6 +11,7 @@ import posix
 from time import monotonic
 
 from runtime import kernel
+from runtime.image import write_all
 
 TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
@@ -117,10 +118,10 @@ def write_output(scratch: str, path: str, limit_bytes: int, answer: int) -> None
     try:
         content = read_output(scratch, path, limit_bytes)
     except (OSError, ValueError) as error:
-        _say(answer, f"no {getattr(error, 'strerror', None) or 'not a path'}\n".encode())
+        write_all(answer, f"no {getattr(error, 'strerror', None) or 'not a path'}\n".encode())
         return
-    _say(answer, b"ok %d\n" % len(content))
-    _say(answer, content)
+    write_all(answer, b"ok %d\n" % len(content))
+    write_all(answer, content)
 
 
 def read_output(scratch: str, path: str, limit_bytes: int) -> bytes:
@@ -200,8 +201,3 @@ def _removed(name: str, folder: int) -> bool:
         except OSError:
             return False
     return True
-
-
-def _say(answer: int, data: bytes) -> None:
-    while data:
-        data = data[posix.write(answer, data) :]

@@ -5,6 +5,7 @@ from _json import encode_basestring_ascii, make_encoder, make_scanner  # `json` 
 
 TYPE_CHECKING = False  # typing would be an import
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 SANDBOX = "/sandbox"
@@ -39,18 +40,20 @@ def parse_json(text: bytes) -> "Any":
     return value
 
 
-def to_json(value: "Any") -> bytes:
-    """`value` as ASCII; TypeError for what JSON has no form for, ValueError for NaN and infinities."""
-    return "".join(_encode(value, 0)).encode()
+def json_encoder(quote: "Callable[[str], str]") -> "Callable[[Any], bytes]":
+    """What writes JSON, and text as `quote` has it: TypeError for what has no form, ValueError for NaN."""
+    # What json.JSONEncoder gives its C half: markers (against cycles, of which there are none), default,
+    # encoder, indent, separators, sort_keys, skipkeys, allow_nan.
+    encode: Any = make_encoder(None, _no_json, quote, None, ":", ",", False, False, False)
+    return lambda value: "".join(encode(value, 0)).encode()
 
 
 def _no_json(value: object) -> "Any":
     raise TypeError(f"{type(value).__name__} has no form in JSON")
 
 
-# What json.JSONEncoder gives its C half: markers (against cycles, of which there are none), default, encoder,
-# indent, separators, sort_keys, skipkeys, allow_nan.
-_encode: "Any" = make_encoder(None, _no_json, encode_basestring_ascii, None, ":", ",", False, False, False)
+to_json = json_encoder(encode_basestring_ascii)
+"""JSON in ASCII."""
 
 
 def read_file(path: str) -> bytes:
@@ -71,3 +74,9 @@ def read_all(source: int) -> bytes:
         if size > MAX_BYTES:
             raise TooLarge
     return b"".join(parts)
+
+
+def write_all(target: int, data: bytes) -> None:
+    """Writes the whole of `data` to descriptor `target`."""
+    while data:
+        data = data[posix.write(target, data) :]

@@ -317,11 +317,7 @@ class Jail:
         environment.update((name.encode(), value.encode()) for name, value in self.env.items())
         if self.scratch:
             environment.update((name, self.scratch.encode()) for name in SCRATCH_VARIABLES)
-        # The container's own may hold secrets, and machine code reads them where they lie.
-        kernel.wipe_environment()
-        for value in posix.environ.values():
-            kernel.wipe(value)
-        posix.environ.clear()
+        kernel.clear_environment()  # the container's own may hold secrets
         for name, value in environment.items():
             posix.putenv(name, value)
             posix.environ[name] = value

@@ -126,6 +126,14 @@ def capabilities() -> tuple[int, int, int]:
     return words[0] | words[3] << 32, words[1] | words[4] << 32, words[2] | words[5] << 32
 
 
+def clear_environment() -> None:
+    """Empties the environment, and overwrites it: machine code reads where its strings lay."""
+    wipe_environment()
+    for value in posix.environ.values():
+        wipe(value)
+    posix.environ.clear()
+
+
 def clear_ambient() -> None:
     """Empties the ambient set. gVisor has none (EINVAL); it cannot outlive the permitted set anyway."""
     try:

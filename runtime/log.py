@@ -119,6 +119,16 @@ def trace_context(traceparent: str) -> dict[str, str]:
     return {"trace_id": trace, "span_id": parent}
 
 
+def sender(header: "Callable[[str], str | None]") -> dict[str, str]:
+    """What the log says of who asked, out of the headers; `header` has None for one that is not there."""
+    facts = trace_context(header("traceparent") or "")
+    for name, fact in (("x-user-id", "user_id"), ("x-user-type", "user_type")):
+        value = header(name)
+        if value is not None:
+            facts[fact] = shown_header(value)
+    return facts
+
+
 def shown_header(value: str) -> str:
     """A header's value, from http_message.py, as it goes into the log: 128 characters, printable ones."""
     try:  # noqa: SIM105 - contextlib would be an import

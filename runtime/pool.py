@@ -27,7 +27,10 @@ class Gone(Exception):
 
 
 class NoUid(Exception):
-    """Every user id of jail.uid_range has a run."""
+    """Nothing was run, for want of a number."""
+
+    def __init__(self) -> None:
+        super().__init__("every user id of jail.uid_range has a run: try again")
 
 
 class Pool:

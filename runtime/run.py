@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     OnOutput = Callable[[str, bytes], None]
 
-SIGKILL, SIGXCPU, SIGXFSZ = 9, 24, 25  # asm-generic/signal.h
-SIGSYS = 31
+SIGKILL, SIGSYS = 9, 31  # asm-generic/signal.h
 READ_BYTES = 1 << 16
 LAST_WORDS_S = 2.0
 """What a supervisor may take to write its last counts."""

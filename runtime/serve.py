@@ -15,7 +15,7 @@ from runtime.facts import read_service
 from runtime.failure import INTERNAL, Refused
 from runtime.image import read_file
 from runtime.log import Log
-from runtime.loop import Loop
+from runtime.loop import Event, Loop
 from runtime.pool import NoUid, Pool
 from runtime.run import Job
 from runtime.settings import Settings, read_settings, reload
@@ -52,7 +52,7 @@ class Server:
         self.loop.on_crash = self._crash
         log.loop = self.loop
         self.pool = Pool(self.loop, settings, zygote_environment(settings.image, environ), log)
-        self.stopping = False
+        self.stopping = Event(self.loop)
 
     async def serve(self) -> None:
         """Returns when everything that was asked before SIGTERM is answered, or its time is over."""
@@ -69,10 +69,8 @@ class Server:
         self.loop.on_signal(SIGHUP, self._reload)
         serving = self.loop.spawn(serve_connections(self.loop, listener, self.api, self.settings, self.log))
         await starting.join()
-        facts = self.pool.facts()
-        self.log.info("serving", port=self.settings.port, privilege_level=facts.pop("level", ""), **facts)
-        while not self.stopping:
-            await self.loop.sleep(0.05)
+        self._tell_in_force("serving", port=self.settings.port)
+        await self.stopping.wait()
         ends = self.loop.now() + self.settings.grace_s
         while self.api.in_flight and self.loop.now() < ends:
             await self.loop.sleep(0.01)
@@ -83,25 +81,33 @@ class Server:
     async def _start_pool(self) -> None:
         self._open_network()
         await self.pool.start()
-        test = (PROXY_TEST if self.settings.image["network_allow"] else b"") + SELF_TEST
-        while not self.stopping:
+        while not self.stopping.is_set:
             try:
-                outcome = await self.pool.run(Job(test))
+                problem = await self._try_a_run()
             except (PoolDown, NoUid) as error:
                 problem = str(error)
-            else:
-                if (outcome.exit_code, outcome.stdout) == (0, b"ok"):
-                    self.pool.untested = ""
-                    return
-                said = outcome.stderr.decode("utf-8", "replace").strip()[-MAX_SAID:]
-                problem = f"exit code {outcome.exit_code}: {outcome.error} {said}"
-                if self.settings.image["network_allow"]:
-                    problem += NEEDS
+            if not problem:
+                return
             reason = f"the self-test failed: {problem}"
             if reason != self.pool.untested:
                 self.log.error("self-test failed", reason=problem)
                 self.pool.untested = reason
             await self.loop.sleep(SELF_TEST_AGAIN_S)
+
+    async def _try_a_run(self) -> str:
+        """The self-test: what is wrong with a run in the jail; empty, and the pool is tested, if nothing."""
+        allow_list = self.settings.image["network_allow"]
+        outcome = await self.pool.run(Job((PROXY_TEST if allow_list else b"") + SELF_TEST))
+        if (outcome.exit_code, outcome.stdout) == (0, b"ok"):
+            self.pool.untested = ""
+            return ""
+        said = outcome.stderr.decode("utf-8", "replace").strip()[-MAX_SAID:]
+        problem = f"exit code {outcome.exit_code}: {outcome.error} {said}"
+        return problem + NEEDS if allow_list else problem
+
+    def _tell_in_force(self, event: str, **facts: "Any") -> None:
+        in_force = self.pool.facts()
+        self.log.info(event, privilege_level=in_force.pop("level", ""), **facts, **in_force)
 
     def _open_network(self) -> None:
         """What an image with the network on needs: name servers, or the proxy of network.allow."""
@@ -121,7 +127,7 @@ class Server:
     def _drain(self) -> None:
         self.log.info("draining", in_flight=self.api.in_flight)
         self.api.draining = True
-        self.stopping = True
+        self.stopping.set()
 
     def _reload(self) -> None:
         settings, notes = reload(self.settings, self.environ, read_file)
@@ -171,10 +177,7 @@ def zygote_environment(image: "dict[str, Any]", environ: dict[bytes, bytes]) -> 
 def take_environment() -> dict[bytes, bytes]:
     """The environment, of which nothing is left in memory where a library would look for it."""
     environ = {bytes(bytearray(name)): bytes(bytearray(value)) for name, value in posix.environ.items()}
-    kernel.wipe_environment()
-    for value in posix.environ.values():
-        kernel.wipe(value)
-    posix.environ.clear()
+    kernel.clear_environment()
     return environ
 
 
@@ -185,13 +188,8 @@ def harden() -> None:
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
 
 
-def main(arguments: list[str]) -> None:
-    """Ends the process with 0 after SIGTERM; Refused where it cannot serve."""
-    if arguments:
-        raise Refused(INTERNAL, f"serve takes no arguments: {arguments}", "settings come by the environment")
-    image = read_service()
-    environ = take_environment()
-    settings = read_settings(image, environ, read_file)
+def prepare(settings: Settings) -> Log:
+    """Makes the process fit for a service, and says what should be known of its settings."""
     harden()
     reserve_descriptors()
     kernel.raise_limit(RLIMIT_NOFILE)
@@ -199,6 +197,16 @@ def main(arguments: list[str]) -> None:
     log = Log(2, settings.debug)
     for warning in settings.warnings:
         log.warn("settings", text=warning)
-    server = Server(settings, log, environ)
+    return log
+
+
+def main(arguments: list[str]) -> None:
+    """Ends the process with 0 after SIGTERM; Refused where it cannot serve."""
+    if arguments:
+        raise Refused(INTERNAL, f"serve takes no arguments: {arguments}", "settings come by the environment")
+    image = read_service()
+    environ = take_environment()
+    settings = read_settings(image, environ, read_file)
+    server = Server(settings, prepare(settings), environ)
     server.loop.run(server.serve())
     posix._exit(0)

@@ -11,7 +11,7 @@ from time import process_time_ns
 from runtime import kernel, program
 from runtime.channel import Channel
 from runtime.failure import INTERNAL, Refused
-from runtime.image import parse_json
+from runtime.image import parse_json, write_all
 from runtime.jail import Jail
 
 TYPE_CHECKING = False  # typing would be an import
@@ -112,8 +112,7 @@ def _write_files(paths: list[str], contents: list[bytes], scratch: str) -> int:
                     made.add(folder)
                     posix.mkdir(folder, 0o700)
             target = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_EXCL | posix.O_CLOEXEC, 0o600)
-            while content:
-                content = content[posix.write(target, content) :]
+            write_all(target, content)
             posix.close(target)
         except OSError as error:
             posix.write(
