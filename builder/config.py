@@ -100,6 +100,7 @@ def effective(config: Config) -> dict[str, Any]:
         plain["app"]["key"] = "***"
     for section, key in (
         (plain, "base_mirror"),
+        (plain, "base_snapshot"),
         (plain, "python_pip_mirror_url"),
         *((plain["proxy"], key) for key in plain["proxy"]),
     ):

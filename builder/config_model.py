@@ -135,6 +135,10 @@ class Image(Section):
         Annotated[str, AfterValidator(values.label_key)], Annotated[str, AfterValidator(values.label_value)]
     ] = Field(default_factory=dict)
     """Labels of the image: text by text."""
+    compression: Literal["gzip", "zstd"] = "gzip"
+    """How layers are compressed: gzip, which every engine reads, or zstd, which is smaller."""
+    sign: List[Annotated[str, AfterValidator(values.command_word)]] = ()
+    """A command that signs what was pushed: one word an entry, {image} is NAME@DIGEST."""
 
 
 class Conditions(Section):
@@ -234,10 +238,12 @@ class Config(Section):
     """Where Python comes from: debian:SUITE, an image reference, or host."""
     base_mirror: MirrorUrl | None = Field(default=None, repr=False)
     """Mirror of Debian's archive for a debian: base, in place of mmdebstrap's own ones."""
+    base_snapshot: MirrorUrl | None = Field(default=None, repr=False)
+    """An archive of Debian's past, for locked packages that the mirror no longer has."""
     base_packages: List[DebianPackage] = ()
     """Debian packages that a debian: base has besides the interpreter's."""
     image: Image = Field(default_factory=Image)
-    """The image's name, tag and labels."""
+    """The image's name, tag, labels, compression, and who signs it."""
     python_path: JailPath | None = None
     """The interpreter's path in the base; found by itself when not given."""
     python_version: PythonVersion | None = None

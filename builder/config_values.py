@@ -133,6 +133,13 @@ def mirror_url(text: str) -> str:
     return url(text, ("https", "http", "file", "copy"))
 
 
+def command_word(text: str) -> str:
+    """One word of a command line, handed over as it is: no shell reads it."""
+    if not text or not text.isprintable():
+        raise wrong("a word of a command cannot be empty or hold control characters", "one word an entry")
+    return text
+
+
 def proxy_url(text: str) -> str:
     """A proxy; HOST:PORT without a scheme is common in HTTP_PROXY and means http, as curl has it."""
     url(text if "://" in text else f"http://{text}", ("http", "https", "socks5", "socks5h"))
