@@ -105,7 +105,18 @@ def commands() -> None:
     metavar="FILE.html|FILE.json",
     help="Write what the image holds, why, and how large it is. Needs a single --arch.",
 )
-@click.option("--push", is_flag=True, help="Push to the registry that the image's name begins with.")
+@click.option(
+    "--push",
+    is_flag=False,
+    flag_value="",
+    metavar="[NAME:TAG]",
+    help="Push to the registry that NAME begins with; by default NAME:TAG is the image's own.",
+)
+@click.option(
+    "--if-absent",
+    is_flag=True,
+    help="With --push: fail where the registry has the tag already, of another image.",
+)
 @click.option("--no-cache", is_flag=True, help="Fetch the base anew and build even when nothing changed.")
 @_allow_missing_option
 @json_option
@@ -119,7 +130,8 @@ def build(
     wheelhouse: Path | None,
     no_index: bool,
     reports: tuple[Path, ...],
-    push: bool,
+    push: str | None,
+    if_absent: bool,
     no_cache: bool,
     allow_missing: bool,
     as_json: bool,
@@ -131,12 +143,13 @@ def build(
     docker load, skopeo and podman accept.
     """
     from builder import pipeline
+    from builder.options import Options
     from builder.report import load_report
     from builder.report_page import write_report
 
     progress = Progress(verbose=verbose)
     config = load(config_path, progress)
-    options = pipeline.Options(
+    options = Options(
         config_path=config_path,
         wheelhouse=wheelhouse,
         index=not no_index,
@@ -144,12 +157,15 @@ def build(
         driver=driver,
         output=output,
         cache=cache(),
-        tag=tag,
-        push=push,
+        tag=_name(tag, push),
+        push=push is not None,
+        if_absent=if_absent,
         no_cache=no_cache,
         allow_missing=allow_missing,
         epoch=_epoch(os.environ),
     )
+    if if_absent and push is None:
+        raise UsageError("--if-absent is about what is pushed", "--push NAME:TAG --if-absent")
     for path in reports:
         if path.suffix not in (".html", ".json"):
             raise UsageError(f"--report {path}: no such kind of report", "a file that ends in .html or .json")
@@ -290,6 +306,13 @@ def doctor(as_json: bool, verbose: bool) -> None:  # noqa: ARG001 - verbose is r
                     click.echo(f"       hint: {finding.hint}")
     if any(finding.required and not finding.ok for finding in findings):
         sys.exit(3)
+
+
+def _name(tag: str | None, push: str | None) -> str | None:
+    """What --tag and --push say the image is called; None for the config's name."""
+    if tag and push and tag != push:
+        raise UsageError(f"--tag says {tag}, and --push says {push}", "give the name once: --push NAME:TAG")
+    return push or tag
 
 
 def _epoch(environ: Mapping[str, str]) -> int:

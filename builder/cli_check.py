@@ -78,9 +78,10 @@ def check(
     checked: Sequence[Checked]
     if config_path is not None:
         from builder import pipeline
+        from builder.options import Options
 
         config = load(config_path, progress)
-        options = pipeline.Options(
+        options = Options(
             config_path=config_path,
             wheelhouse=wheelhouse,
             index=not no_index,

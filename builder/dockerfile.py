@@ -15,8 +15,8 @@ from builder.config_values import LABEL_NAME
 from builder.errors import ConfigError
 from builder.tree.spec import INIT_PATH, ISOLATED, SANDBOX_PATH
 
-LAYERS = ("root",)
-"""The assembler's output folders, each of them one layer of the image, in this order."""
+LAYERS_STAGE = "layers"
+"""The stage that has nothing but the assembler's output folders."""
 
 _PACKAGES = "/context/packages"
 _BYTECODE = "/bytecode"
@@ -36,6 +36,8 @@ class DockerfileInputs:
     """The base's image reference; None: the base is target.tar in the context."""
     base: str = ""
     """The base's name, as config.yaml has it."""
+    layers: tuple[str, ...] = ("root",)
+    """The assembler's output folders, each of them one layer of the image, in this order."""
     packages: bool = False
     """The context has packages.tar."""
     foreign: bool = False
@@ -67,7 +69,8 @@ def render_dockerfile(inputs: DockerfileInputs) -> str:
         image=inputs.image,
         foreign=inputs.foreign,
         labels=sorted(inputs.labels.items()),
-        layers=LAYERS,
+        layers=inputs.layers,
+        layers_stage=LAYERS_STAGE,
         packages=_PACKAGES if inputs.packages else None,
         bytecode=_BYTECODE,
         bytecode_id=f"sandbox-build-{bytecode_shelf(inputs.base)}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 def printable(text: str) -> str:
@@ -35,6 +36,16 @@ class SandboxError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors go from one process to another whole, whatever their own __init__ takes."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[SandboxError], arguments: tuple[Any, ...], state: dict[str, Any]) -> SandboxError:
+    error = kind.__new__(kind, *arguments)
+    error.__dict__.update(state)
+    return error
 
 
 class BuildError(SandboxError):

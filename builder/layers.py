@@ -75,8 +75,8 @@ class LayerUnpacker:
         self._folders: dict[PurePosixPath, int] = {PurePosixPath(): 0o755}
 
     def unpack(self, layer: IO[bytes]) -> None:
-        """Unpacks one layer's tar, compressed or not."""
-        with tarfile.open(fileobj=layer, mode="r:*", tarinfo=BoundedInfo) as tar:
+        """Unpacks one layer's tar, read from its beginning to its end."""
+        with tarfile.open(fileobj=layer, mode="r|", tarinfo=BoundedInfo) as tar:
             for entry in tar:
                 self._unpack_entry(tar, entry)
 

@@ -13,7 +13,7 @@ from builder.bases import default_python_path
 from builder.config import OPTIONAL_SYSTEM_PATHS, Base, Config, parse_base
 from builder.dockerfile import DockerfileInputs
 from builder.reference import parse_reference
-from builder.rules import tree_rules
+from builder.rules import image_layers, tree_rules
 from builder.seccomp import Policy, Request, effective_policy
 from builder.seccomp.compile import INSTRUCTION, compile_levels
 from builder.seccomp.naming import calls
@@ -22,7 +22,7 @@ from builder.seccomp.snapshot import policy_labels
 from builder.tree.spec import TREE_PATH, Rule, TreeSpec
 
 DEFAULT_EPOCH = 1735689600
-"""2025-01-01T00:00:00Z: the date of every file in an image whose builder sets no SOURCE_DATE_EPOCH."""
+"""2025-01-01T00:00:00Z: the date of every file, and of an image whose builder sets no SOURCE_DATE_EPOCH."""
 
 _ENVIRONMENT = {
     "HOME": "/tmp",  # noqa: S108 - of the jail
@@ -48,6 +48,10 @@ class BuildPlan:
     reference: str
     """NAME:TAG, with the registry where there is one."""
     labels: Mapping[str, str]
+    epoch: int = DEFAULT_EPOCH
+    """The date of the image: seconds since 1970."""
+    compression: str = "gzip"
+    """gzip or zstd."""
 
     def with_packages(self, packages: Iterable[str]) -> BuildPlan:
         """The same on a base that has Debian packages besides: nothing else depends on them."""
@@ -59,6 +63,11 @@ class BuildPlan:
         return self.arch != host_arch()
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the image's layers, the lowest first."""
+        return tuple(layer.name for layer in self.spec.layers)
+
+    @property
     def dockerfile(self) -> DockerfileInputs:
         """What the Dockerfile depends on."""
         return DockerfileInputs(
@@ -67,6 +76,7 @@ class BuildPlan:
             image=self.base.name if self.base.kind == "image" else None,
             base=self.spec.base,
             packages=self.spec.python_version is not None,
+            layers=self.layers,
             foreign=self.foreign,
             labels=self.labels,
         )
@@ -84,7 +94,8 @@ def make_plan(
 ) -> BuildPlan:
     """What `config` comes to on `arch`. `tag` (NAME:TAG) replaces the config's image name.
 
-    `epoch` is SOURCE_DATE_EPOCH, in seconds; `python_version` and `requirements` (names) are what the locked
+    `epoch` is SOURCE_DATE_EPOCH, in seconds: the image's date, and where it is earlier than ours, that of
+    every file too; `python_version` and `requirements` (names) are what the locked
     packages were resolved for. ConfigError for system calls that cannot be allowed; UsageError for a `tag`
     that is no reference.
     """
@@ -112,7 +123,9 @@ def make_plan(
         optional_libraries=config.optional_libraries,
         promises=config.verify.model_dump(mode="json") | {"warm": list(config.warm)},
         **rules,
-        epoch=epoch,
+        layers=image_layers(),
+        # Not the image's own date: then a build of another commit has the same layers but for what changed.
+        epoch=min(epoch, DEFAULT_EPOCH),
         calls={"arch": arch.name, "calls": calls(policy, arch)},
         runtime=_runtime(config) | _filters(policy, programs, policy_bpf),
     )
@@ -126,6 +139,8 @@ def make_plan(
         policy_bpf=policy_bpf,
         reference=reference,
         labels=_labels(config) | policy_labels(policy, arch, policy_bpf),
+        epoch=epoch,
+        compression=config.image.compression,
     )
 
 
@@ -156,7 +171,7 @@ def digest(plan: BuildPlan, *more: str) -> str:
     """A name for everything that the plan decides: plans that differ in anything have different ones."""
     facts = (
         *(plan.arch.name, plan.base_mirror or "", ",".join(plan.base_packages)),
-        *(plan.spec.to_json(), repr(plan.policy), plan.reference),
+        *(plan.spec.to_json(), repr(plan.policy), plan.reference, plan.epoch, plan.compression),
     )
     text = json.dumps([*facts, sorted(plan.labels.items()), *more])
     return hashlib.sha256(text.encode()).hexdigest()

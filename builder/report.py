@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from builder.archive import open_archive
+from builder.archive import DAMAGE, open_archive
 from builder.errors import BuildError, UsageError
 from builder.layers import BoundedInfo
 from builder.tree.distributions import Distribution
@@ -221,13 +221,13 @@ def _of_archive(path: Path) -> bytes:
         for layer in reversed(archive.layers):
             try:
                 with (
-                    archive.blob(layer) as blob,
-                    tarfile.open(fileobj=blob, mode="r:*", tarinfo=BoundedInfo) as tar,
+                    archive.layer(layer) as plain,
+                    tarfile.open(fileobj=plain, mode="r|", tarinfo=BoundedInfo) as tar,
                 ):
                     for entry in tar:
                         if "/" + entry.name.removeprefix("./") == REPORT_PATH and entry.isreg():
                             return _content(tar, entry, path)
-            except (tarfile.TarError, EOFError, OSError) as error:
+            except (*DAMAGE, OSError) as error:
                 raise BuildError(f"{path}: a layer is damaged: {error}", _ANEW) from None
     raise BuildError(f"{path}: an image without {REPORT_PATH}, of an older sandbox-build", _ANEW)
 

@@ -1,4 +1,4 @@
-"""images/python/tree.yaml -> what a TreeSpec takes of it."""
+"""images/python/tree.yaml and layers.yaml -> what a TreeSpec takes of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from builder.tree.spec import parse_rules
+from builder.tree.spec import Layer, parse_layers, parse_rules
 
 
 def tree_rules() -> dict[str, Any]:
@@ -19,3 +19,9 @@ def tree_rules() -> dict[str, Any]:
         for one in lists["added"]
     }
     return parse_rules(lists) | {"added": added}
+
+
+def image_layers() -> tuple[Layer, ...]:
+    """The layers of an image, the lowest first."""
+    text = resources.files("images").joinpath("python", "layers.yaml").read_text(encoding="utf-8")
+    return parse_layers(yaml.safe_load(text))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from builder.drivers.docker import DockerDriver
-from builder.drivers.driver import BuildJob, BuiltImage, Driver
+from builder.drivers.driver import BuildJob, Driver
 from builder.drivers.oci import OciDriver
 from builder.errors import ToolMissing, UsageError
 from builder.progress import Progress
 
-__all__ = ["DRIVERS", "BuildJob", "BuiltImage", "DockerDriver", "Driver", "OciDriver", "choose_driver"]
+__all__ = ["DRIVERS", "BuildJob", "DockerDriver", "Driver", "OciDriver", "choose_driver"]
 
 DRIVERS: dict[str, Callable[[], Driver]] = {"docker": DockerDriver, "oci": OciDriver}
 """Calling one connects it: ToolMissing where this machine lacks what it needs."""

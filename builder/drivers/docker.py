@@ -1,4 +1,4 @@
-"""Docker Engine: BuildKit builds the rendered Dockerfile, and the image is saved out of the engine.
+"""Docker Engine: BuildKit builds the rendered Dockerfile, and hands over what becomes the layers.
 
 The SDK does all that its API can. It drives the legacy builder only, without `RUN --mount`: for BuildKit a
 command-line client is looked for that can.
@@ -6,27 +6,23 @@ command-line client is looked for that can.
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 import re
-import secrets
-import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import docker
 import requests
 from docker.errors import DockerException
 
-from builder.archive import BuiltImage
 from builder.command import run
+from builder.dockerfile import LAYERS_STAGE
 from builder.drivers.driver import AssemblerOutput, BuildJob
 from builder.errors import BuildError, SandboxError, ToolMissing, room_hint
+from builder.layers import LayerUnpacker
 from builder.progress import Progress
 
 _WITHOUT_DOCKER = "--driver oci needs no Docker"
@@ -51,17 +47,18 @@ class BuildKitClient:
             return f"{self.path} with buildx {self.version}"
         return f"{self.path} {self.version} with BuildKit built in"
 
-    def command(self, job: BuildJob, tag: str) -> list[str]:
-        """The command line that builds `job` and leaves it in the engine as `tag`."""
+    def command(self, job: BuildJob, saved: Path) -> list[str]:
+        """The command line that builds the layers of `job` and writes them to the tar file `saved`."""
         return [
             self.path,
-            # A builder in a container of its own keeps the image unless told to load it into the engine.
-            *(("buildx", "build", "--load") if self.buildx else ("build",)),
+            *(("buildx", "build") if self.buildx else ("build",)),
             *("--platform", job.arch.platform),
             *("--progress", "plain"),
             *("--network", "none"),
             *(("--no-cache",) if job.no_cache else ()),
-            *("--tag", tag),
+            *("--target", LAYERS_STAGE),
+            # One line of comma-separated values.
+            *("--output", 'type=tar,"dest={}"'.format(str(saved).replace('"', '""'))),
             str(job.context),
         ]
 
@@ -134,39 +131,38 @@ class DockerDriver:
     def __str__(self) -> str:
         return f"Docker Engine {self._version} through {self._client}"
 
-    def build(self, job: BuildJob, progress: Progress) -> BuiltImage:
-        # Under a name of its own until it is whole: an interrupted build takes nobody's tag.
-        temporary = f"sandbox-build:{job.arch.name}-{secrets.token_hex(8)}"
-        with closing(connect()) as engine:
-            try:
-                self._build(engine, job, temporary, progress)
-                with _explained():
-                    progress.detail("saving the image")
-                    image = engine.images.get(temporary)
-                    return _save(engine, str(image.id), job.scratch)
-            finally:
-                # Takes the name away, and the image too where it has no other.
-                with suppress(DockerException, requests.RequestException):
-                    engine.images.remove(temporary)
-
-    def publish(self, archive: Path) -> None:
-        with closing(connect()) as engine, archive.open("rb") as file, _explained():
-            engine.images.load(file)
-
-    def _build(self, engine: docker.DockerClient, job: BuildJob, tag: str, progress: Progress) -> None:
+    def build(self, job: BuildJob, progress: Progress) -> Path:
+        saved, out = job.scratch / "layers.tar", job.scratch / "out"
         output = AssemblerOutput(progress)
         try:
             run(
-                self._client.command(job, tag),
-                # Without attestations: one image, not an index with one image in it.
-                env=os.environ | {"DOCKER_BUILDKIT": "1", "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"},
+                self._client.command(job, saved),
+                env=os.environ | {"DOCKER_BUILDKIT": "1"},
                 on_line=output,
                 echo=progress.command,
             )
         except BuildError as error:
-            with _explained():
+            with _explained(), closing(connect()) as engine:
                 engine.ping()
             raise output.failure(error) from None
+        progress.detail("unpacking the layers")
+        try:
+            # What a base's interpreter wrote: nothing may leave the folder.
+            unpacker = LayerUnpacker(out)
+            with saved.open("rb") as tar:
+                unpacker.unpack(tar)
+            unpacker.finish()
+        except (OSError, tarfile.TarError) as error:
+            what = getattr(error, "strerror", None) or str(error)
+            hint = room_hint(error) if isinstance(error, OSError) else None
+            raise BuildError(f"{out}: what BuildKit made cannot be unpacked: {what}", hint) from error
+        finally:
+            saved.unlink(missing_ok=True)
+        return out
+
+    def publish(self, archive: Path) -> None:
+        with closing(connect()) as engine, archive.open("rb") as file, _explained():
+            engine.images.load(file)
 
 
 @contextmanager
@@ -178,43 +174,3 @@ def _explained() -> Iterator[None]:
         raise BuildError("Docker Engine went away during the build", _WITHOUT_DOCKER) from error
     except DockerException as error:
         raise BuildError(f"Docker Engine: {error}") from error
-
-
-def _save(engine: docker.DockerClient, image_id: str, scratch: Path) -> BuiltImage:
-    """The image as its config and uncompressed layer tars, all in `scratch`."""
-    saved = scratch / "saved.tar"
-    try:
-        with saved.open("wb") as file:
-            for chunk in engine.api.get_image(image_id):
-                file.write(chunk)
-        with tarfile.open(saved) as tar:
-            (manifest,) = json.load(_member(tar, "manifest.json"))
-            layers = []
-            for number, name in enumerate(manifest["Layers"]):
-                layers.append(scratch / f"layer-{number}.tar")
-                _extract_layer(tar, name, layers[-1])
-            return BuiltImage(_member(tar, manifest["Config"]).read(), tuple(layers))
-    except OSError as error:
-        if isinstance(error, requests.RequestException):
-            raise  # an OSError too, and the caller's to explain
-        raise BuildError(
-            f"{scratch}: the image cannot be saved: {error.strerror}", room_hint(error)
-        ) from error
-    finally:
-        saved.unlink(missing_ok=True)
-
-
-def _member(tar: tarfile.TarFile, name: str) -> IO[bytes]:
-    """The file `name` of a saved image."""
-    file = tar.extractfile(name)
-    if file is None:
-        raise BuildError(f"the image that Docker Engine saved has no {name}")
-    return file
-
-
-def _extract_layer(tar: tarfile.TarFile, name: str, target: Path) -> None:
-    """Writes a layer of a saved image, uncompressed: engines on containerd's store save it gzipped."""
-    with _member(tar, name) as file, target.open("wb") as writer:
-        compressed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        shutil.copyfileobj(gzip.GzipFile(fileobj=file) if compressed else file, writer, 1 << 20)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from builder.arch import Arch
-from builder.archive import BuiltImage
 from builder.errors import BuildError, ConfigError, LibrariesMissing, MissingLibrary, SandboxError
 from builder.progress import Progress
 
-__all__ = ["AssemblerOutput", "BuildJob", "BuiltImage", "Driver"]
+__all__ = ["AssemblerOutput", "BuildJob", "Driver"]
 
 
 @dataclass(frozen=True)
@@ -26,8 +25,6 @@ class BuildJob:
     """The context directory, complete, with its Dockerfile."""
     scratch: Path
     """An empty folder for what is made on the way, results included; the caller's to delete."""
-    python_path: str
-    labels: Mapping[str, str] = field(default_factory=dict)
     rootfs: Path | None = None
     """The target's root filesystem, for a driver that reads it itself; None for a base of kind `image`."""
     packages: Path | None = None
@@ -36,8 +33,6 @@ class BuildJob:
     """A cache of bytecode, for a driver that can use one of this machine."""
     assembler_command: tuple[str, ...] = ()
     """The base's interpreter for this machine, with its options, as this machine can start it."""
-    epoch: int = 0
-    """The date of everything in the image, where the driver decides it: seconds since 1970."""
     no_cache: bool = False
 
 
@@ -47,8 +42,11 @@ class Driver(Protocol):
     @property
     def name(self) -> str: ...
 
-    def build(self, job: BuildJob, progress: Progress) -> BuiltImage:
-        """Builds the image; whatever stops it, nothing is left behind but files in job.scratch."""
+    def build(self, job: BuildJob, progress: Progress) -> Path:
+        """A folder in job.scratch with the image's files: a folder for each layer.
+
+        Whatever stops it, nothing is left behind but files in job.scratch.
+        """
         ...
 
     def publish(self, archive: Path) -> None:

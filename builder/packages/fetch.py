@@ -18,10 +18,10 @@ from packaging.version import Version
 from builder.errors import BuildError
 from builder.packages.index import Sources
 from builder.packages.names import identity, safe_name, sha256_of
-from builder.packages.shelf import Shelf, cache_error, remove
 from builder.packages.transfer import Transfer
 from builder.packages.uv import File, Found, Metadata, Resolution, resolve
 from builder.progress import Progress
+from builder.shelf import Shelf, cache_error, remove
 
 _CHUNK_BYTES = 1 << 20
 _AT_ONCE = 6

@@ -17,11 +17,11 @@ from builder.packages.index import Sources
 from builder.packages.lockfile import Lock
 from builder.packages.names import sha256_of
 from builder.packages.reach import unasked
-from builder.packages.shelf import Shelf
 from builder.packages.source import Built, built_wheel, wheel_requires
 from builder.packages.tags import GLIBC
 from builder.packages.unpack import unpack
 from builder.progress import Progress
+from builder.shelf import Shelf
 
 _FORMAT = 2
 """Counts up when the same lock comes to other files."""

@@ -26,12 +26,12 @@ from builder.packages.inputs import Inputs
 from builder.packages.lockfile import Pin, Source
 from builder.packages.names import identity, safe_name, sha256_of
 from builder.packages.sdist import requirements_of, static_requires
-from builder.packages.shelf import Shelf
 from builder.packages.tags import best, fits
 from builder.packages.unpack import unpack
 from builder.packages.uv import Resolution, resolve
 from builder.packages.wheel import read_metadata
 from builder.progress import Progress
+from builder.shelf import Shelf
 
 TIMEOUT_S = 3600
 

@@ -15,7 +15,8 @@ from builder.errors import BuildError, room_hint
 from builder.tree.bytecode import Compiler, check_version
 from builder.tree.contents import Contents, tree_contents
 from builder.tree.distributions import Distribution, normalized
-from builder.tree.origin import report_text
+from builder.tree.layers import Placement, part
+from builder.tree.origin import Origins, report_text
 from builder.tree.origins import find_origins
 from builder.tree.root import Root
 from builder.tree.spec import INIT_PATH, REPORT_FORMAT, REPORT_PATH, SANDBOX_PATH, TREE_PATH, TreeSpec
@@ -66,7 +67,7 @@ def assemble(
     bytecode: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Makes the folder `out`: `root/`, which is the image's root with the jail tree in it.
+    """Makes the folder `out`: one folder for each layer of the spec, which together are the image's root.
 
     `root` is the base's root filesystem, only read; `runtime` has the runtime's *.py and _syscall.abi3.so,
     `policy` is the compiled filter, `packages` is what lies at PACKAGES_PATH, `bytecode` is a cache of what
@@ -104,17 +105,21 @@ def _assemble(
 ) -> Report:
     contents = tree_contents(spec, root, progress)
     check_version(contents.interpreter.version, spec.base)
-    image = out / "root"
+    image = out / ".whole"
     tree = image / TREE_PATH[1:]
     tree.mkdir(parents=True)
     copy_contents(contents, root, tree, spec.epoch, progress)
     compile_contents(contents, root, tree, spec.epoch, progress, compiler)
     progress("writing the runtime")
     _write_runtime(spec, contents, runtime, policy, image / SANDBOX_PATH[1:])
-    report = _report(spec, contents, root, tree)
+    origins = find_origins(contents, root, spec)
+    report = _report(spec, contents, origins, tree)
     (image / REPORT_PATH[1:]).write_text(report.to_json())
     _write_image_root(image, tree, spec)
     _normalize(image, tree, spec.epoch)
+    progress("parting the layers")
+    place = Placement(spec.layers, origins, Root(tree))
+    part(image, out, place, empty=spec.layers[-1].name, epoch=spec.epoch)
     return report
 
 
@@ -197,10 +202,9 @@ def _normalize(image: Path, tree: Path, epoch: int) -> None:
     normalize(image, FOLDER_MODE, epoch)
 
 
-def _report(spec: TreeSpec, contents: Contents, root: Root, tree: Path) -> Report:
+def _report(spec: TreeSpec, contents: Contents, origins: Origins, tree: Path) -> Report:
     """What the tree in the folder `tree` holds, why, and what was promised of it."""
     python = contents.interpreter
-    origins = find_origins(contents, root, spec)
     facts = {
         "format": REPORT_FORMAT,
         "arch": spec.arch,

@@ -50,6 +50,26 @@ class Rule:
     """`match` lies in the folder of each library of the tree with this name, a pattern of fnmatch."""
 
 
+@dataclass(frozen=True)
+class Layer:
+    """One layer of images/python/layers.yaml."""
+
+    name: str
+    reason: str
+    kinds: tuple[str, ...] = ()
+    """The kinds of origins whose files it holds."""
+    origins: tuple[str, ...] = ()
+    """The same by an origin's name, which goes before."""
+    files: tuple[str, ...] = ()
+    """Patterns of paths outside the tree."""
+
+
+def parse_layers(layers: Iterable[Mapping[str, Any]]) -> tuple[Layer, ...]:
+    """The layers of a parsed layers.yaml, the lowest first."""
+    lists = ("kinds", "origins", "files")
+    return tuple(Layer(**(dict(one) | {name: tuple(one.get(name, ())) for name in lists})) for one in layers)
+
+
 def parse_rules(lists: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, Any]:
     """The rules of a parsed tree.yaml, as keyword arguments for TreeSpec."""
     return {name: tuple(Rule(**rule) for rule in lists[name]) for name in RULE_LISTS}
@@ -91,8 +111,10 @@ class TreeSpec:
     """Modules of the standard library that are left out where the base lacks their libraries."""
     added: dict[str, str] = field(default_factory=dict)
     """Module, as a path with {stdlib} -> the lines that are added at its end."""
+    layers: tuple[Layer, ...] = (Layer("root", "everything"),)
+    """The image's layers, the lowest first."""
     epoch: int = 0
-    """Modification time of every entry: seconds since 1970, SOURCE_DATE_EPOCH."""
+    """Modification time of every entry: seconds since 1970."""
     calls: dict[str, Any] = field(default_factory=dict)
     """calls.json, from which the runtime names denied calls: builder/seccomp/naming.py."""
     runtime: dict[str, Any] = field(default_factory=dict)
@@ -105,7 +127,7 @@ class TreeSpec:
     @classmethod
     def from_json(cls, text: str) -> TreeSpec:
         raw = json.loads(text)
-        raw |= parse_rules(raw)
+        raw |= parse_rules(raw) | {"layers": parse_layers(raw["layers"])}
         for name in ("python_lib_path", "optional_paths", "requirements", "keep_whole", "optional_libraries"):
             raw[name] = None if raw[name] is None else tuple(raw[name])
         return cls(**raw)

@@ -22,6 +22,7 @@ from builder.config import load_config
 from builder.context import write_context
 from builder.dockerfile import assembler_arguments
 from builder.errors import LibrariesMissing
+from builder.options import Options
 from builder.packages import Packages, open_packages
 from builder.plan import BuildPlan
 from builder.progress import Progress
@@ -107,7 +108,7 @@ class _Assembly:
 
 def _prepare(arch: Arch, folder: Path) -> _Assembly:
     config, _ = load_config(EVERYTHING, {})
-    options = pipeline.Options(
+    options = Options(
         config_path=EVERYTHING,
         arches=(arch,),
         output=folder,

@@ -15,7 +15,7 @@ from builder.errors import BuildError
 from builder.packages import boundedzip, sdist, wheel
 from builder.packages.index import without_passwords
 from builder.packages.sdist import static_requires
-from builder.packages.shelf import Shelf
+from builder.shelf import Shelf
 from builder.packages.wheel import read_metadata, read_wheel
 from builder.progress import Progress
 from tests.wheels import sdist as make_sdist

@@ -1,0 +1,197 @@
+"""One image, from its plan to its folder: context, driver, archive, proof, and all of it or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from builder import jailrun, verify
+from builder.arch import host_arch
+from builder.archive import open_archive, write_archive
+from builder.base import Base, Rootfs, assembler_command
+from builder.context import write_context
+from builder.dockerfile import bytecode_shelf
+from builder.drivers import BuildJob, Driver
+from builder.errors import SandboxError
+from builder.image import make_image
+from builder.image_settings import read_report
+from builder.options import Options
+from builder.packages import Packages
+from builder.plan import BuildPlan, digest
+from builder.progress import Progress
+from builder.proof import prove
+from builder.shelf import Shelf
+from builder.tree.origin import report_text
+from builder.warm import propose
+
+ARCHIVE = "image.tar"
+REPORT = "report.json"
+"""The image's own report, and what was proven of it."""
+_RECORD = "build.json"
+"""What a build was made of, beside what it made: the next one knows whether anything changed."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """One finished image."""
+
+    arch: str
+    reference: str
+    """NAME:TAG."""
+    digest: str
+    """Of the manifest: sha256:HEX."""
+    archive: Path
+    unchanged: bool
+    """Nothing had changed since the last build into the same folder, so nothing was done."""
+
+    @property
+    def name(self) -> str:
+        """NAME:TAG@sha256:HEX, which says exactly which image this is."""
+        return f"{self.reference}@{self.digest}"
+
+
+def build_image(
+    plan: BuildPlan,
+    base: Base,
+    packages: Packages | None,
+    driver: Driver,
+    options: Options,
+    line_for: Callable[[str], str | None],
+    progress: Progress,
+) -> Built:
+    """Builds the image of `plan` into `options.output`, unless it is there and nothing has changed.
+
+    `line_for` says what mends the lack of a library that no file's header names. The image appears whole or
+    not at all, and the one before stays until then.
+    """
+    what = f"{plan.reference} for {plan.arch.platform}"
+    output = options.output / plan.arch.name
+    target = base.rootfs(plan.arch)
+    if target is not None and target.cached_age_s:
+        progress.note(f"{plan.spec.base} for {plan.arch.name} from {target.cached_age_s / 3600:.1f} h ago")
+
+    # An image that Docker pulls may have moved, and this machine's own files may have changed: no key then.
+    key = None
+    if target is not None:
+        key = digest(plan, driver.name, _sources(), target.identity, packages.identity if packages else "")
+    built = Built(plan.arch.name, plan.reference, "", output / ARCHIVE, unchanged=False)
+    if key and not options.no_cache and (known := _known_digest(output, key)):
+        progress.note(f"{what}: nothing changed (--no-cache builds it all the same)")
+        driver.publish(built.archive)
+        return replace(built, digest=known, unchanged=True)
+
+    own = base.build_rootfs()
+    for leftover in options.output.glob(f".{plan.arch.name}-*"):  # of a build that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=options.output, prefix=f".{plan.arch.name}-") as temporary:
+        scratch, finished = Path(temporary) / "scratch", Path(temporary) / "finished"
+        scratch.mkdir()
+        with progress.step(f"{what}: trying the policy call by call"):
+            verify.filters(plan)
+        with progress.step(f"{what}: writing the context"):
+            write_context(plan, finished / "context", target, own, packages)
+        with progress.step(f"{what}: building with driver {driver.name}"):
+            job = _job(plan, finished / "context", scratch, target, own, packages, options)
+            out = driver.build(job, progress)
+        with progress.step(f"{what}: writing the archive"):
+            written = write_archive(
+                make_image(plan, out, scratch),
+                finished / ARCHIVE,
+                plan.reference,
+                compression=plan.compression,
+                shelf=Shelf(options.cache, "layers", progress),
+            )
+            built = replace(built, digest=written)
+        _prove(plan, finished, scratch, line_for, progress)
+        (finished / _RECORD).write_text(json.dumps({"key": key, "digest": built.digest}) + "\n")
+        replaced = Path(temporary) / "replaced"
+        if output.exists():
+            output.rename(replaced)
+        try:
+            finished.rename(output)
+        except BaseException:  # Ctrl-C too: the earlier image must not go with the temporary folder
+            if replaced.exists() and not output.exists():
+                replaced.rename(output)
+            raise
+    driver.publish(built.archive)
+    return built
+
+
+def _job(
+    plan: BuildPlan,
+    context: Path,
+    scratch: Path,
+    target: Rootfs | None,
+    own: Rootfs | None,
+    packages: Packages | None,
+    options: Options,
+) -> BuildJob:
+    """What the driver is told."""
+    return BuildJob(
+        arch=plan.arch,
+        context=context.absolute(),
+        scratch=scratch.absolute(),
+        rootfs=target.directory if target else None,
+        packages=packages.directory.absolute() if packages else None,
+        bytecode=options.cache.absolute() / "bytecode" / bytecode_shelf(plan.spec.base),
+        assembler_command=assembler_command(own.directory, plan.spec, host_arch()) if own else (),
+        no_cache=options.no_cache,
+    )
+
+
+def _prove(
+    plan: BuildPlan,
+    finished: Path,
+    scratch: Path,
+    line_for: Callable[[str], str | None],
+    progress: Progress,
+) -> None:
+    """Tries what the config promises in the finished jail, and writes beside it what was shown."""
+    with progress.step(f"{plan.reference} for {plan.arch.platform}: unpacking the image"):
+        root = jailrun.unpack(finished / ARCHIVE, scratch)
+        report = read_report(root)
+    with progress.step(f"{plan.reference} for {plan.arch.platform}: trying its imports in the jail"):
+        proof = prove(root, report, plan.arch, progress, library=line_for)
+    with progress.step(f"{plan.reference} for {plan.arch.platform}: measuring what could be warm"):
+        proposal = propose(root, report, proof, progress)
+    for line in (*proof.lines(), *(proposal.lines() if proposal else ())):
+        progress.note(line)
+    shown: dict[str, Any] = {"image": plan.reference, "proof": proof.as_data(), "proven": proof.lines()}
+    shown["warm"] = proposal and proposal.as_data()
+    (finished / REPORT).write_text(report_text(report | shown))
+
+
+def _known_digest(output: Path, key: str) -> str | None:
+    """The digest of the image in `output`, where it was made of what `key` stands for and is still whole."""
+    try:
+        record = json.loads((output / _RECORD).read_text())
+        if record["key"] != key:
+            return None
+        with open_archive(output / ARCHIVE) as archive:
+            for blob in (archive.config, *archive.layers):
+                archive.blob(blob).close()
+            found = archive.descriptor.digest
+    except (OSError, ValueError, KeyError, SandboxError):
+        return None
+    return found if found == record["digest"] else None
+
+
+@cache
+def _sources() -> str:
+    """A name for the builder, the runtime and the data that this process runs with."""
+    found = hashlib.sha256()
+    for package in ("builder", "images", "runtime"):
+        with resources.as_file(resources.files(package)) as folder:
+            for path in sorted(folder.rglob("*")):
+                if path.is_file() and path.suffix != ".pyc":
+                    found.update(f"{package}/{path.relative_to(folder)}\0".encode())
+                    found.update(hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()
