@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from builder import jailrun, verify
+from builder import verify
 from builder.arch import host_arch
 from builder.archive import open_archive, write_archive
 from builder.base import Base, Rootfs, assembler_command
@@ -23,6 +23,7 @@ from builder.drivers import BuildJob, Driver
 from builder.errors import SandboxError
 from builder.image import make_image
 from builder.image_settings import read_report
+from builder.layers import join_layers
 from builder.options import Options
 from builder.packages import Packages
 from builder.plan import BuildPlan, digest
@@ -110,7 +111,9 @@ def build_image(
                 shelf=Shelf(options.cache, "layers", progress),
             )
             built = replace(built, digest=written)
-        _prove(plan, finished, scratch, line_for, progress)
+        root = scratch / "root"
+        join_layers((out / name for name in plan.layers if (out / name).is_dir()), root)
+        _prove(plan, finished, root, line_for, progress)
         (finished / _RECORD).write_text(json.dumps({"key": key, "digest": built.digest}) + "\n")
         replaced = Path(temporary) / "replaced"
         if output.exists():
@@ -150,14 +153,12 @@ def _job(
 def _prove(
     plan: BuildPlan,
     finished: Path,
-    scratch: Path,
+    root: Path,
     line_for: Callable[[str], str | None],
     progress: Progress,
 ) -> None:
     """Tries what the config promises in the finished jail, and writes beside it what was shown."""
-    with progress.step(f"{plan.reference} for {plan.arch.platform}: unpacking the image"):
-        root = jailrun.unpack(finished / ARCHIVE, scratch)
-        report = read_report(root)
+    report = read_report(root)
     with progress.step(f"{plan.reference} for {plan.arch.platform}: trying its imports in the jail"):
         proof = prove(root, report, plan.arch, progress, library=line_for)
     with progress.step(f"{plan.reference} for {plan.arch.platform}: measuring what could be warm"):

@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -31,6 +31,22 @@ def write_layer(root: Path, path: Path, *, epoch: int) -> None:
                     tar.addfile(entry, content)
             else:
                 tar.addfile(entry)
+
+
+def join_layers(folders: Iterable[Path], root: Path) -> None:
+    """Makes the new folder `root` of what lies in `folders`, each file once more by a hard link.
+
+    No two of them may have a file at the same path: FileExistsError.
+    """
+    root.mkdir(parents=True)
+    for folder in folders:
+        for name in _walk(folder, ""):
+            source, target = folder / name, root / name
+            if source.is_dir() and not source.is_symlink():
+                target.mkdir(exist_ok=True)
+                target.chmod(source.stat().st_mode)
+            else:
+                os.link(source, target, follow_symlinks=False)
 
 
 def _walk(root: Path, folder: str) -> Iterator[str]:

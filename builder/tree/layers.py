@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,16 +18,24 @@ from builder.tree.write import normalize
 def layers_of(origins: Sequence[Origin], layers: Sequence[Layer]) -> list[int]:
     """For each origin the index of its layer.
 
-    By its name, else by its kind, else the last one. A library that others need lies where the lowest of
-    these does: one of the standard library stays where it is, whatever package needs it too.
+    By its name, else by its kind, else the last one; where several layers have its kind, the first word of
+    its name (a package's without its version) decides which. A library that others need lies where the lowest
+    of these does: one of the standard library stays where it is, whatever package needs it too.
     """
     by_name = {what: index for index, layer in enumerate(layers) for what in layer.origins}
-    by_kind = {kind: index for index, layer in enumerate(layers) for kind in layer.kinds}
+    by_kind: dict[str, list[int]] = {}
+    for index, layer in enumerate(layers):
+        for kind in layer.kinds:
+            by_kind.setdefault(kind, []).append(index)
     last = len(layers) - 1
     needed_ones = {needed for origin in origins for needed in origin.needs}
-    found = [by_name.get(origin.what, by_kind.get(origin.kind, last)) for origin in origins]
+    found = []
+    for origin in origins:
+        parts = by_kind.get(origin.kind, [last])
+        number = zlib.crc32(origin.what.split(" ")[0].lower().encode("utf-8", "surrogateescape"))
+        found.append(by_name.get(origin.what, parts[number % len(parts)]))
     for index in needed_ones:
-        if origins[index].kind == "library":
+        if origins[index].kind == "library" and origins[index].what not in by_name:
             found[index] = last
     pending = list(range(len(origins)))
     while pending:

@@ -65,9 +65,14 @@ class Layer:
 
 
 def parse_layers(layers: Iterable[Mapping[str, Any]]) -> tuple[Layer, ...]:
-    """The layers of a parsed layers.yaml, the lowest first."""
-    lists = ("kinds", "origins", "files")
-    return tuple(Layer(**(dict(one) | {name: tuple(one.get(name, ())) for name in lists})) for one in layers)
+    """The layers of a parsed layers.yaml, the lowest first; one of several `parts` is as many layers."""
+    found = []
+    for one in layers:
+        count = one.get("parts", 1)
+        names = [one["name"]] if count == 1 else [f"{one['name']}-{part}" for part in range(1, count + 1)]
+        lists = {key: tuple(one.get(key, ())) for key in ("kinds", "origins", "files")}
+        found += [Layer(name, one["reason"], **lists) for name in names]
+    return tuple(found)
 
 
 def parse_rules(lists: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, Any]:
