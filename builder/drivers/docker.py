@@ -133,18 +133,8 @@ class DockerDriver:
 
     def build(self, job: BuildJob, progress: Progress) -> Path:
         saved, out = job.scratch / "layers.tar", job.scratch / "out"
-        output = AssemblerOutput(progress)
-        try:
-            run(
-                self._client.command(job, saved),
-                env=os.environ | {"DOCKER_BUILDKIT": "1"},
-                on_line=output,
-                echo=progress.command,
-            )
-        except BuildError as error:
-            with _explained(), closing(connect()) as engine:
-                engine.ping()
-            raise output.failure(error) from None
+        with closing(connect()) as engine:
+            self._build(engine, job, saved, progress)
         progress.detail("unpacking the layers")
         try:
             # What a base's interpreter wrote: nothing may leave the folder.
@@ -159,6 +149,20 @@ class DockerDriver:
         finally:
             saved.unlink(missing_ok=True)
         return out
+
+    def _build(self, engine: docker.DockerClient, job: BuildJob, saved: Path, progress: Progress) -> None:
+        output = AssemblerOutput(progress)
+        try:
+            run(
+                self._client.command(job, saved),
+                env=os.environ | {"DOCKER_BUILDKIT": "1"},
+                on_line=output,
+                echo=progress.command,
+            )
+        except BuildError as error:
+            with _explained():
+                engine.ping()
+            raise output.failure(error) from None
 
     def publish(self, archive: Path) -> None:
         with closing(connect()) as engine, archive.open("rb") as file, _explained():
