@@ -30,7 +30,7 @@ image: $(INSTALLED)
 	@$(BIN)/sandbox-build --arch $(ARCH)
 
 test: lint
-	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS) strace skopeo docker-registry \
+	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS) strace skopeo docker-registry zstd \
 		qemu-aarch64-static:qemu-user-static
 	@bash .ci/docker
 	$(BIN)/pytest

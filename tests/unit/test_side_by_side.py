@@ -1,0 +1,161 @@
+"""Several builds at once: results, failures, news, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from builder.errors import BuildError, ConfigError, LibrariesMissing, MissingLibrary, SandboxError
+from builder.progress import Progress
+from builder.side_by_side import side_by_side
+
+QUIET = Progress(quiet=True)
+ROOT = Path(__file__).parents[2]
+
+
+def meet(folder: Path, mine: str, other: str, _progress: Progress) -> tuple[str, int]:
+    """Goes on only once the other is there as well."""
+    (folder / mine).touch()
+    for _ in range(3000):
+        if (folder / other).exists():
+            return mine, os.getpid()
+        time.sleep(0.01)
+    raise BuildError(f"{other} never came")
+
+
+def fail(error: Exception, _progress: Progress) -> str:
+    raise error
+
+
+def succeed(progress: Progress) -> str:
+    with progress.step("at work"):
+        progress.detail("half")
+    progress.note("well")
+    progress.warn("but")
+    return "done"
+
+
+def test_at_the_same_time(tmp_path: Path) -> None:
+    """Each in a process of its own, results in the order of the work."""
+    work: dict[str, Callable[[Progress], tuple[str, int]]] = {
+        "b": partial(meet, tmp_path, "b", "a"),
+        "a": partial(meet, tmp_path, "a", "b"),
+    }
+    found = side_by_side(work, QUIET)
+    assert [name for name, _ in found] == ["b", "a"]
+    assert len({os.getpid(), *(pid for _, pid in found)}) == 3
+
+
+def test_one_alone_stays_here() -> None:
+    """One piece of work needs no process of its own."""
+    assert side_by_side({"a": lambda _progress: os.getpid()}, QUIET) == [os.getpid()]
+
+
+def test_news(capsys: pytest.CaptureFixture[str]) -> None:
+    """What each says is told here, with its name where it does not say it itself."""
+    assert side_by_side({"amd64": succeed, "arm64": succeed}, Progress(verbose=True)) == ["done", "done"]
+    said = capsys.readouterr().err.splitlines()
+    for arch in ("amd64", "arm64"):
+        mine = [line for line in said if arch in line]
+        assert mine == [f"* {arch}: at work", f"< {arch}: half", f"  {arch}: well", f"warning: {arch}: but"]
+
+
+ERRORS: dict[str, SandboxError] = {
+    "config": ConfigError([("no such key", "another"), ("nor this", None)]),
+    "libraries": LibrariesMissing([MissingLibrary("liba.so", ("/x",))], "debian:trixie", "a hint"),
+    "build": BuildError("broken", "mend it"),
+}
+
+
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+def test_errors_come_whole(error: SandboxError) -> None:
+    """With all that they say, as what they are; the other's result is of no use then."""
+    with pytest.raises(type(error)) as raised:
+        side_by_side({"amd64": succeed, "arm64": partial(fail, error)}, QUIET)
+    assert vars(raised.value) == vars(error)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_every_failure_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """The first in the order of the work is raised, another one is a warning."""
+    work = {name: partial(fail, BuildError(f"no wheel for {name}")) for name in ("amd64", "arm64")}
+    with pytest.raises(BuildError, match="no wheel for amd64"):
+        side_by_side(work, QUIET)
+    assert capsys.readouterr().err == "warning: arm64 failed too: no wheel for arm64\n"
+
+
+def test_the_same_failure_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is wrong with the config is wrong for both."""
+    work = {name: partial(fail, BuildError("no such folder")) for name in ("amd64", "arm64")}
+    with pytest.raises(BuildError, match="no such folder"):
+        side_by_side(work, QUIET)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bug_is_a_bug() -> None:
+    """With the place where it is."""
+    with pytest.raises(RuntimeError, match=r"(?s)ZeroDivisionError.*test_side_by_side"):
+        side_by_side({"a": succeed, "b": partial(fail, ZeroDivisionError("x"))}, QUIET)
+
+
+def test_an_operating_systems_error() -> None:
+    """Its number and its file stay."""
+    with pytest.raises(OSError, match="No space") as raised:
+        side_by_side({"a": succeed, "b": partial(fail, OSError(28, "No space left", "/x"))}, QUIET)
+    assert (raised.value.errno, raised.value.filename) == (28, "/x")
+
+
+def test_a_killed_child() -> None:
+    """Is a failure by its name, not a wait without end."""
+    with pytest.raises(BuildError, match="b: the process that built it was killed"):
+        side_by_side({"a": succeed, "b": lambda _progress: os.kill(os.getpid(), signal.SIGKILL)}, QUIET)
+
+
+SCRIPT = """
+import os, sys, tempfile, time
+from builder.progress import Progress
+from builder.side_by_side import side_by_side
+
+def work(progress):
+    with tempfile.TemporaryDirectory(dir=sys.argv[1]):
+        progress.note(f"ready {os.getpid()}")
+        time.sleep(60)
+
+side_by_side({"a": work, "b": work}, Progress())
+"""
+
+
+@pytest.mark.parametrize("whole_group", [True, False], ids=["Ctrl-C", "SIGINT to the parent alone"])
+def test_interrupted(tmp_path: Path, whole_group: bool) -> None:
+    """Both end, having cleaned up, whether or not the signal reached them too."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        pids = []
+        while len(pids) < 2:
+            line = process.stderr.readline()
+            if "ready" in line:
+                pids.append(int(line.split()[-1]))
+        (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
+        process.stderr.read()
+    process.wait(timeout=30)
+    assert process.returncode != 0
+    assert list(tmp_path.iterdir()) == []
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
