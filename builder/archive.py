@@ -48,6 +48,10 @@ DAMAGE = (
 """What reading a file that is no archive, or half of one, raises."""
 
 
+LAYER_HISTORY = "sandbox-build: layer "
+"""What the image config's history says of a layer, with the layer's name behind it."""
+
+
 @dataclass(frozen=True)
 class BuiltImage:
     """What a driver makes."""
@@ -232,6 +236,16 @@ class Archive:
         with self.blob(self.config) as file:
             config = json.load(file)
         return {name: config[name] for name in ("architecture", "os")}
+
+    @property
+    def named_layers(self) -> dict[str, Descriptor]:
+        """The layers by their names, the lowest first; by their number, where the config names none."""
+        with self.blob(self.config) as file:
+            history = json.load(file).get("history", ())
+        names = [str(one.get("created_by", "")).removeprefix(LAYER_HISTORY) for one in history]
+        if len(set(names)) != len(self.layers):
+            names = [str(number) for number in range(len(self.layers))]
+        return dict(zip(names, self.layers, strict=True))
 
     def blob(self, descriptor: Descriptor) -> IO[bytes]:
         """The blob, as a seekable file; BuildError where it is not what its digest says."""

@@ -114,6 +114,8 @@ def build_image(
         root = scratch / "root"
         join_layers((out / name for name in plan.layers if (out / name).is_dir()), root)
         _prove(plan, finished, root, line_for, progress)
+        if note := _sent_again(output / ARCHIVE, finished / ARCHIVE):
+            progress.note(f"{what}: {note}")
         (finished / _RECORD).write_text(json.dumps({"key": key, "digest": built.digest}) + "\n")
         replaced = Path(temporary) / "replaced"
         if output.exists():
@@ -167,6 +169,11 @@ def _prove(
         progress.note(line)
     shown: dict[str, Any] = {"image": plan.reference, "proof": proof.as_data(), "proven": proof.lines()}
     shown["warm"] = proposal and proposal.as_data()
+    with open_archive(finished / ARCHIVE) as archive:
+        shown["layers"] = [
+            {"name": name, "digest": layer.digest, "bytes": layer.size}
+            for name, layer in archive.named_layers.items()
+        ]
     (finished / REPORT).write_text(report_text(report | shown))
 
 
@@ -183,6 +190,23 @@ def _known_digest(output: Path, key: str) -> str | None:
     except (OSError, ValueError, KeyError, SandboxError):
         return None
     return found if found == record["digest"] else None
+
+
+def _sent_again(before: Path, after: Path) -> str | None:
+    """What of the image `after` a registry lacks that has `before`; None where there is no image before."""
+    try:
+        with open_archive(before) as archive:
+            known = {layer.digest for layer in archive.layers}
+    except SandboxError:
+        return None
+    with open_archive(after) as archive:
+        layers = archive.named_layers
+    new = {name: layer for name, layer in layers.items() if layer.digest not in known}
+    size = sum(layer.size for layer in new.values())
+    kept = sum(layer.size for layer in layers.values()) - size
+    if not new:
+        return "every layer is as it was"
+    return f"{size / 1e6:.2f} MB of layers are new ({', '.join(new)}), {kept / 1e6:.2f} MB as they were"
 
 
 @cache

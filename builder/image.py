@@ -7,7 +7,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-from builder.archive import BuiltImage
+from builder.archive import LAYER_HISTORY, BuiltImage
 from builder.dockerfile import entrypoint
 from builder.errors import BuildError, room_hint
 from builder.layers import write_layer
@@ -59,7 +59,7 @@ def _config(plan: BuildPlan, layers: list[tuple[str, str]]) -> bytes:
             "created": created,
             "config": config,
             "history": [
-                {"created": created, "created_by": f"sandbox-build: layer {name}", "comment": reasons[name]}
+                {"created": created, "created_by": f"{LAYER_HISTORY}{name}", "comment": reasons[name]}
                 for name, _ in layers
             ],
             "rootfs": {"type": "layers", "diff_ids": [diff_id for _, diff_id in layers]},

@@ -18,6 +18,8 @@ from markupsafe import Markup
 from builder.errors import BuildError, UsageError, printable, room_hint
 from builder.explain import human
 from builder.report import Report
+from builder.rules import image_layers
+from builder.tree.layers import layers_of
 from builder.tree.origin import report_text
 from builder.whole_file import whole_file
 
@@ -101,10 +103,26 @@ def render_page(report: Report) -> str:
         kinds=_kinds(report),
         tables=[_packages(report), _libraries(report), _files(report)],
         notes=[
+            ("Layers, compressed", list(map(printable, _layer_lines(report)))),
             ("What was proven", list(map(printable, report.proven))),
             ("Warnings of the build", list(map(printable, report.warnings))),
         ],
     )
+
+
+def _layer_lines(report: Report) -> list[str]:
+    """What each layer weighs, and what another version of each locked package sends to a registry again."""
+    sizes = dict(report.layers)
+    lines = [f"{name}: {human(size)}" for name, size in report.layers]
+    if not report.layers:
+        return lines
+    layers = image_layers()
+    top = report.layers[-1][0]
+    for origin, index in zip(report.origins, layers_of(report.origins, layers), strict=True):
+        if origin.kind == "package" and (name := layers[index].name) in sizes:
+            again = human(sizes[name] + sizes[top])
+            lines.append(f"another version of {origin.what.split()[0]} sends {name} and {top} again: {again}")
+    return lines
 
 
 def page_data(report: Report) -> str:

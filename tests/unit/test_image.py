@@ -52,7 +52,7 @@ def test_config(out: Path, tmp_path: Path) -> None:
     ("epoch", "dated"), [(1_800_000_000, DEFAULT_EPOCH), (DEFAULT_EPOCH, DEFAULT_EPOCH), (1000, 1000)]
 )
 def test_files_are_not_newer_than_the_image(out: Path, tmp_path: Path, epoch: int, dated: int) -> None:
-    """A later SOURCE_DATE_EPOCH dates the image alone, so that the layers stay; an earlier one the files too."""
+    """A later SOURCE_DATE_EPOCH dates the image alone, so that layers stay; an earlier one the files too."""
     image = make_image(plan(epoch), out, tmp_path)
     times = set()
     for layer in image.layers:

@@ -108,6 +108,18 @@ def test_the_page_says_the_totals_and_what_was_proven() -> None:
     assert "4 imports work in the jail" in page.words
 
 
+def test_what_a_change_sends_again() -> None:
+    """Each layer's size, and for each locked package the layers that another version of it changes."""
+    parts = [{"name": f"packages-{part}", "bytes": part * 1000} for part in range(1, 9)]
+    layers = [{"name": "system", "bytes": 5000}, *parts, {"name": "config", "bytes": 10}]
+    words = Page(render_page(Report(raw(layers=layers)))).words
+    assert "system: 5.00 kB" in words
+    again = re.findall(r"another version of (\w+) sends packages-(\d) and config again: (\d)\.01 kB", words)
+    assert sorted(name for name, _, _ in again) == ["PyYAML", "joblib", "learn", "scipy"]
+    assert all(part == size for _, part, size in again)
+    assert "another version" not in render_page(Report(raw()))
+
+
 def test_the_same_report_is_the_same_page(report: Report) -> None:
     """To the byte, as JSON too; the JSON is a report again, with sums."""
     assert render_page(report) == render_page(Report(raw()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
@@ -54,7 +53,7 @@ def test_origins() -> None:
 
 
 def test_a_library_lies_with_the_lowest_that_needs_it() -> None:
-    """By way of another library too, and whatever package needs it besides: images share what they have alike."""
+    """By way of another library too, and whatever package needs it besides."""
     without = [
         PYTHON,
         STDLIB,
@@ -193,5 +192,5 @@ def test_one_layer_is_everything(image: Path, tmp_path: Path) -> None:
     before = listing(image)
     layers = (Layer("root", "everything"),)
     part(image, tmp_path / "out", Placement(layers, ORIGINS, Root(image / TREE_PATH[1:])), "root", 0)
-    assert os.listdir(tmp_path / "out") == ["root"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["root"]
     assert listing(tmp_path / "out/root") == before
