@@ -10,12 +10,15 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import tarfile
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -103,14 +106,16 @@ def write_archive(
             config = Descriptor.of(_CONFIG_TYPE, image.config)
             blobs[config.member] = image.config
             layers, diff_ids = [], []
-            for source in image.layers:
-                packed, layer, diff_id = _packed(source, Path(scratch), COMPRESSIONS[compression], shelf)
+            pack = partial(_packed, scratch=Path(scratch), compression=COMPRESSIONS[compression], shelf=shelf)
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                found = list(pool.map(pack, image.layers))
+            for packed, layer, diff_id in found:
                 blobs[layer.member] = packed
                 layers.append(layer)
                 diff_ids.append(diff_id)
             if json.loads(image.config)["rootfs"]["diff_ids"] != diff_ids:
                 raise BuildError(f"the layers for {path} are not those that the image's config names")
-            content = _to_bytes(
+            content = to_bytes(
                 {
                     "schemaVersion": 2,
                     "mediaType": MANIFEST_TYPE,
@@ -123,7 +128,7 @@ def write_archive(
             whole = Path(scratch) / "whole"
             with tarfile.open(whole, "w") as tar:
                 for name, value in _indexes(reference, manifest, config, layers).items():
-                    _add(tar, name, _to_bytes(value))
+                    _add(tar, name, to_bytes(value))
                 for name, blob in blobs.items():
                     _add(tar, name, blob)
             whole.replace(path)
@@ -168,15 +173,14 @@ def _packed(
 
     def fill(work: Path) -> None:
         digest = hashlib.sha256()
-        with source.open("rb") as tar, (work / _BLOB).open("wb") as blob:
-            for piece in compression.pack(tar):
+        with (work / _BLOB).open("wb") as blob:
+            for piece in compression.pack(source):
                 digest.update(piece)
                 blob.write(piece)
         (work / _DIGEST).write_text(f"sha256:{digest.hexdigest()}")
 
     if shelf is None:
-        entry = scratch / diff_id.replace(":", "-")
-        entry.mkdir()
+        entry = Path(tempfile.mkdtemp(dir=scratch))
         fill(entry)
     else:
         key = hashlib.sha256(f"{diff_id} {compression.name} {compression.version}".encode()).hexdigest()
@@ -210,7 +214,8 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes | Path) -> None:
         tar.addfile(entry, io.BytesIO(content))
 
 
-def _to_bytes(value: object) -> bytes:
+def to_bytes(value: object) -> bytes:
+    """JSON whose bytes depend on the value alone."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
@@ -225,6 +230,9 @@ class Archive:
             raise BuildError(f"{path}: holds {len(index['manifests'])} images, not one")
         self.descriptor = Descriptor.from_json(index["manifests"][0])
         """The manifest's own descriptor."""
+        annotations = index["manifests"][0].get("annotations", {})
+        self.name: str | None = annotations.get("org.opencontainers.image.ref.name")
+        """What the image is called: NAME:TAG."""
         self.manifest = self.blob(self.descriptor).read()
         parsed = json.loads(self.manifest)
         self.config = Descriptor.from_json(parsed["config"])
