@@ -42,8 +42,8 @@ lint: $(INSTALLED_TESTS)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(INSTALLED)
-	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS)
+bench: $(INSTALLED_TESTS)
+	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS) docker-registry
 	$(BIN)/python -m tests.benchmarks
 
 soak: $(INSTALLED)

@@ -28,6 +28,8 @@ class Arch:
     """Name of the architecture in pyseccomp's Arch."""
     audit_arch: int
     """AUDIT_ARCH_* in linux/audit.h: what seccomp_data.arch holds."""
+    variant: str | None = None
+    """OCI's platform.variant, as Docker names it."""
 
     @property
     def platform(self) -> str:
@@ -57,6 +59,7 @@ ARCHES: dict[str, Arch] = {
             ld_so_cache_flags=0x0A03,
             seccomp="AARCH64",
             audit_arch=0xC00000B7,
+            variant="v8",
         ),
     )
 }

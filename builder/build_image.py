@@ -16,7 +16,8 @@ from typing import Any
 from builder import verify
 from builder.arch import host_arch
 from builder.archive import open_archive, write_archive
-from builder.base import Base, Rootfs, assembler_command
+from builder.attest import BuildFacts, Deb, attest
+from builder.base import Base, CachedRootfs, Rootfs, assembler_command
 from builder.context import write_context
 from builder.dockerfile import bytecode_shelf
 from builder.drivers import BuildJob, Driver
@@ -29,6 +30,7 @@ from builder.packages import Packages
 from builder.plan import BuildPlan, digest
 from builder.progress import Progress
 from builder.proof import prove
+from builder.report import load_report
 from builder.shelf import Shelf
 from builder.tree.origin import report_text
 from builder.warm import propose
@@ -65,13 +67,15 @@ def build_image(
     packages: Packages | None,
     driver: Driver,
     options: Options,
+    facts: BuildFacts,
     line_for: Callable[[str], str | None],
     progress: Progress,
 ) -> Built:
     """Builds the image of `plan` into `options.output`, unless it is there and nothing has changed.
 
-    `line_for` says what mends the lack of a library that no file's header names. The image appears whole or
-    not at all, and the one before stays until then.
+    `facts` are for the documents about it, less the packages of a base of Debian's; `line_for` says what
+    mends the lack of a library that no file's header names. The image appears whole or not at all, and the
+    one before stays until then.
     """
     what = f"{plan.reference} for {plan.arch.platform}"
     output = options.output / plan.arch.name
@@ -116,7 +120,18 @@ def build_image(
         _prove(plan, finished, root, line_for, progress)
         if note := _sent_again(output / ARCHIVE, finished / ARCHIVE):
             progress.note(f"{what}: {note}")
-        (finished / _RECORD).write_text(json.dumps({"key": key, "digest": built.digest}) + "\n")
+        with progress.step(f"{what}: writing what it is made of"):
+            documents = attest(
+                finished / ARCHIVE, load_report(finished), replace(facts, debs=_debs(target))
+            ).documents
+        for document in documents:
+            (finished / document.name).write_bytes(document.content)
+        record = {
+            "key": key,
+            "digest": built.digest,
+            "documents": {one.name: one.sha256 for one in documents},
+        }
+        (finished / _RECORD).write_text(json.dumps(record) + "\n")
         replaced = Path(temporary) / "replaced"
         if output.exists():
             output.rename(replaced)
@@ -183,6 +198,9 @@ def _known_digest(output: Path, key: str) -> str | None:
         record = json.loads((output / _RECORD).read_text())
         if record["key"] != key:
             return None
+        for name, sha256 in record["documents"].items():
+            if hashlib.sha256((output / name).read_bytes()).hexdigest() != sha256:
+                return None
         with open_archive(output / ARCHIVE) as archive:
             for blob in (archive.config, *archive.layers):
                 archive.blob(blob).close()
@@ -190,6 +208,12 @@ def _known_digest(output: Path, key: str) -> str | None:
     except (OSError, ValueError, KeyError, SandboxError):
         return None
     return found if found == record["digest"] else None
+
+
+def _debs(target: Rootfs | None) -> tuple[Deb, ...]:
+    """The Debian packages that the base was made of."""
+    packages = target.packages if isinstance(target, CachedRootfs) else ()
+    return tuple(Deb(one.name, one.version, one.architecture, one.sha256, one.source) for one in packages)
 
 
 def _sent_again(before: Path, after: Path) -> str | None:

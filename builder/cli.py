@@ -19,7 +19,9 @@ import yaml
 from builder import __version__
 from builder.arch import Arch
 from builder.cli_check import check
+from builder.cli_compare import compare
 from builder.cli_deploy import deploy
+from builder.cli_inspect import inspect
 from builder.cli_options import (
     arch_option,
     built_image,
@@ -204,7 +206,7 @@ def render(
         click.echo(render_dockerfile(plan.dockerfile), nl=False)
 
 
-for command in (lock, wheelhouse, check, explain, policy, trace, deploy):
+for command in (lock, wheelhouse, check, explain, inspect, compare, policy, trace, deploy):
     commands.add_command(command)
 
 

@@ -1,8 +1,9 @@
-"""`lock` and `wheelhouse`: the Python packages that an image gets, before it is built."""
+"""`lock` and `wheelhouse`: the packages that an image gets, before it is built."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,7 +36,7 @@ def _arch_option(default: str) -> Callable[[_Command], _Command]:
     )
 
 
-@click.command(short_help="Resolve the config's Python packages into config.lock.")
+@click.command(short_help="Resolve the config's packages, Python's and Debian's, into config.lock.")
 @config_option
 @_arch_option("both")
 @click.option("--upgrade", is_flag=True, help="Take the newest versions, whatever is locked now.")
@@ -50,7 +51,7 @@ def lock(
     no_index: bool,
     verbose: bool,
 ) -> None:
-    """Resolve the config's Python packages into config.lock, and print that file's path.
+    """Resolve the config's packages into config.lock, and print that file's path.
 
     \b
       dependencies: [numpy, "pandas>=2.2"]    in config.yaml, or
@@ -61,8 +62,11 @@ def lock(
     and fails when config and lock disagree. What is locked stays as it is until it no longer fits what the
     config asks for, or until --upgrade.
 
-    Packages come as wheels. One that has none is built from source, confined, if the config names it with the
-    Debian packages that its build needs:
+    With base: debian:SUITE the Debian packages are locked too: those of the base, of base_packages, and those
+    that have the shared libraries of the Python packages.
+
+    Python packages come as wheels. One that has none is built from source, confined, if the config names it
+    with the Debian packages that its build needs:
 
     \b
       from_source: {jieba: []}
@@ -70,12 +74,22 @@ def lock(
     Packages come from uv's own index settings, or from the config's python_pip_mirror_url. With no network:
     --wheelhouse DIR --no-index.
     """
-    from builder import packages
+    from builder import base_lock, packages
+    from builder.options import Options
 
     progress = Progress(verbose=verbose)
     config = load(config_path, progress)
-    inputs = _inputs(config, config_path, arches or tuple(ARCHES.values()), progress)
+    inputs = _inputs(config, config_path, arches or tuple(ARCHES.values()), progress, with_base=True)
     _check_folder(wheelhouse, no_index)
+    options = Options(
+        config_path=config_path,
+        arches=inputs.arches,
+        output=Path(),
+        cache=cache(),
+        no_cache=upgrade,
+        wheelhouse=wheelhouse,
+        index=not no_index,
+    )
     path = packages.lock_path(config_path)
     made = packages.lock(
         inputs,
@@ -85,9 +99,13 @@ def lock(
         wheelhouse=wheelhouse,
         index=not no_index,
         upgrade=upgrade,
+        choose=partial(base_lock.choose, config, options, progress) if inputs.debian else None,
     )
-    counts = ", ".join(f"{len(pins)} for {arch}" for arch, pins in sorted(made.pins.items()))
-    progress.note(f"packages locked for Python {inputs.python_version}: {counts}")
+    locked = {f"for Python {inputs.python_version}": made.pins} if inputs.requirements else {}
+    debian = {arch: one.packages for arch, one in made.debian.items()}
+    for what, found in (locked | ({f"of {config.base}": debian} if debian else {})).items():
+        counts = ", ".join(f"{len(packages)} for {arch}" for arch, packages in sorted(found.items()))
+        progress.note(f"packages locked {what}: {counts}")
     click.echo(path)
 
 
@@ -120,13 +138,18 @@ def wheelhouse(folder: Path, config_path: Path, arches: tuple[Arch, ...], verbos
 
 
 def _inputs(
-    config: Config, config_path: Path, arches: tuple[Arch, ...], progress: Progress
+    config: Config,
+    config_path: Path,
+    arches: tuple[Arch, ...],
+    progress: Progress,
+    *,
+    with_base: bool = False,
 ) -> packages.Inputs:
     from builder import packages
     from builder.bases import python_version
 
     version = python_version(parse_base(config.base), config.python_path, config.python_version)
-    inputs = packages.read_inputs(config, config_path, arches, version)
+    inputs = packages.read_inputs(config, config_path, arches, version, with_base=with_base)
     if inputs is None:
         raise UsageError(
             f"{config_path} asks for no Python packages",

@@ -22,8 +22,8 @@ import zstandard
 from builder.errors import BuildError
 
 _GZIP_LEVELS = ((64 << 20, 10), (1 << 63, 6))
-"""Of libdeflate, each for tars of up to so many bytes. 10 gives 4 % less than zlib's 6 in twice its time, 6 gives
-1 % less in half of it; 12 would take twice as long as 10 for 0.1 %."""
+"""Of libdeflate, each for tars of up to so many bytes. 10 gives 4 % less than zlib's 6 in twice its time, 6
+gives 1 % less in half of it; 12 would take twice as long as 10 for 0.1 %."""
 
 _ZSTD_LEVEL = 22
 _ZSTD_WINDOW_LOG = 25

@@ -59,7 +59,8 @@ Proxy = Annotated[str, AfterValidator(values.proxy_url)]
 SocksProxy = Annotated[str, AfterValidator(values.socks_url)]
 
 Dependencies = Annotated[
-    tuple[str, ...] | str, PlainValidator(package_values.dependencies, json_schema_input_type=list[str] | str)
+    tuple[str, ...] | str,
+    BeforeValidator(package_values.dependencies, json_schema_input_type=list[str] | str),
 ]
 Distribution = Annotated[str, AfterValidator(package_values.distribution)]
 DebianPackage = Annotated[str, AfterValidator(package_values.debian_package)]

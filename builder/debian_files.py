@@ -6,17 +6,13 @@ import gzip
 import hashlib
 import json
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
+from builder.apt import open_lists, reason
 from builder.arch import Arch
-from builder.command import run
 from builder.errors import BuildError, MissingLibrary, printable
-from builder.mirror import open_mirror
 from builder.progress import Progress
 from builder.whole_file import whole_file
 
@@ -26,9 +22,7 @@ MAX_AGE_S = 7 * 24 * 3600
 _FORMAT = 1
 """Counts up when what lies in the cache means something else."""
 
-_INSTALL = "apt-get install mmdebstrap"
 _GZIP = b"\x1f\x8b"
-_LISTS = "var/lib/apt/lists"
 _PACKAGE_FOLDER = re.compile(r"^(.*/(?:site|dist)-packages)/")
 
 
@@ -48,20 +42,19 @@ def packages_with(
     if index is None:
         with progress.step(f"{what}: looking up which packages have {', '.join(sonames)}"):
             try:
-                with _lists(suite, arch, mirror, progress, contents=True) as lists:
-                    index = read_contents(_lines(lists, f"Contents-{arch.name}"), arch)
+                with open_lists(suite, arch, mirror, progress, options=_contents(arch)) as lists:
+                    index = read_contents(_lines(lists.folder, f"Contents-{arch.name}"), arch)
             except BuildError as error:
-                if "Contents" not in _reason(error):
+                if "Contents" not in reason(error):
                     raise
-                progress.warn(f"{what}: no index of files: {_reason(error)}")
+                progress.warn(f"{what}: no index of files: {reason(error)}")
                 index = {}
             if index:
                 _store(entry, index)
             else:
-                with _lists(suite, arch, mirror, progress, contents=False) as lists:
-                    names = {
-                        line[9:].strip() for line in _lines(lists, "Packages") if line[:9] == "Package: "
-                    }
+                with open_lists(suite, arch, mirror, progress) as lists:
+                    lines = _lines(lists.folder, "Packages")
+                    names = {line[9:].strip() for line in lines if line[:9] == "Package: "}
                 return {name: found for name in sonames if (found := by_policy(name, names))}
     return {name: index[name] for name in sonames if name in index}
 
@@ -146,13 +139,8 @@ def _who(missing: MissingLibrary) -> str:
     return missing.chain[0] if missing.chain else missing.soname
 
 
-@contextmanager
-def _lists(
-    suite: str, arch: Arch, mirror: str | None, progress: Progress, *, contents: bool
-) -> Iterator[Path]:
-    """The folder of a suite's lists as apt fetched and checked them; nothing is installed."""
-    folder = Path(tempfile.mkdtemp(prefix="sandbox-build-"))
-    target = "Acquire::IndexTargets::deb::Contents-deb"
+def _contents(arch: Arch) -> dict[str, str]:
+    """apt's settings that have it fetch the index of files too."""
     options = {
         # Not $(ARCHITECTURE): that would be Contents-all too, which has no libraries and is the larger one.
         "MetaKey": f"$(COMPONENT)/Contents-{arch.name}",
@@ -161,27 +149,7 @@ def _lists(
         "KeepCompressed": "true",
         "KeepCompressedAs": "gz",
     }
-    with open_mirror(mirror) as opened:
-        command = [
-            "mmdebstrap",
-            # Nothing is run of what is fetched, so neither root nor a user namespace is needed.
-            *("--mode=chrootless", "--variant=custom", "--format=directory", "--skip=cleanup/apt"),
-            f"--architectures={arch.name}",
-            *(f'--aptopt={target}::{key} "{value}"' for key, value in options.items() if contents),
-            *opened.options,
-            *(suite, str(folder / "root")),
-            *opened.arguments,
-        ]
-        try:
-            run(command, missing=_INSTALL, on_line=progress.detail, echo=progress.command)
-            yield folder / "root" / _LISTS
-        except BuildError as error:
-            raise BuildError(
-                f"the lists of debian:{suite} cannot be fetched: {error.message}",
-                f"is {opened.place} within reach?",
-            ) from None
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    return {f"Acquire::IndexTargets::deb::Contents-deb::{key}": value for key, value in options.items()}
 
 
 def _lines(lists: Path, name: str) -> Iterator[str]:
@@ -214,9 +182,3 @@ def _store(entry: Path, index: Mapping[str, str]) -> None:
         raise BuildError(
             f"cache {error.filename or entry}: {error.strerror}", "XDG_CACHE_HOME names another folder for it"
         ) from None
-
-
-def _reason(error: BuildError) -> str:
-    """apt's own first word on what went wrong."""
-    lines = [line.removeprefix("  < ") for line in error.message.splitlines()]
-    return next((line for line in lines if line.startswith(("E: ", "Err:"))), lines[0])

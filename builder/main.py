@@ -20,7 +20,9 @@ INTERRUPTED = 130
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; every failure becomes lines on stderr and the exit code that belongs to it."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        _start_in_utf8()
+        arguments = sys.argv[1:]
     _open_standard_streams()
     # A service manager's SIGTERM cleans up as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -32,6 +34,15 @@ def main(arguments: list[str] | None = None) -> None:
         _complain(f"{type(error).__name__}: {error}", "this is a bug in sandbox-build: --verbose shows where")
         code = 1
     sys.exit(code)
+
+
+def _start_in_utf8() -> None:
+    """Starts this program anew where the locale has another encoding than UTF-8 for the names of files.
+
+    Python goes by it from its first moment on, and a name must be the same bytes in every image.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 - ourselves
 
 
 def _open_standard_streams() -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from functools import partial
 
-from builder import registry
+from builder import __version__, registry
 from builder.arch import Arch
-from builder.base import Base, open_base
+from builder.attest import DOCUMENTS, TREE, BuildFacts, Wheel
+from builder.base import Base, Rootfs, open_base
 from builder.bases import python_version
 from builder.build_image import Built, build_image
-from builder.config import Config, parse_base
+from builder.config import Config, effective, parse_base
 from builder.drivers import Driver, choose_driver
 from builder.errors import (
     LibrariesMissing,
@@ -18,10 +20,20 @@ from builder.errors import (
 )
 from builder.options import Options
 from builder.output import output_folder
-from builder.packages import DIFY_FILE, Lock, Packages, lock_path, open_packages, read_inputs, read_lock
+from builder.packages import (
+    DIFY_FILE,
+    Lock,
+    Packages,
+    lock_path,
+    open_packages,
+    parse_file,
+    read_inputs,
+    read_lock,
+)
 from builder.plan import BuildPlan, make_plan
 from builder.progress import Progress
 from builder.side_by_side import side_by_side
+from builder.sign import find_signer, sign
 from builder.supplement import Supplement
 from builder.tree.contents import tree_contents
 from builder.tree.root import Root
@@ -39,33 +51,63 @@ def build(config: Config, options: Options, progress: Progress) -> tuple[list[Bu
         progress.warn(note)
     reference = plans[0].reference
     if options.push:
-        registry.open_registry(reference)
+        target, repository = registry.open_registry(reference)
+        if options.if_absent and (there := repository.find_digest(target.tag)) is not None:
+            progress.note(f"{reference} is there already: this build has to come to {there}")
+        if config.image.sign:
+            find_signer(config.image.sign)
     driver = choose_driver(options.driver, plans[0].base.kind, progress)
     with output_folder(options.output):
         work = {plan.arch.name: partial(_build_arch, config, plan, driver, options, locked) for plan in plans}
         built = side_by_side(work, progress)
     if not options.push:
         return built, None
-    with progress.step(f"pushing {reference}"):
-        pushed = registry.push([one.archive for one in built], reference, progress)
-    return built, f"{reference}@{pushed}"
+    images = [registry.Image(one.archive, _attachments(one)) for one in built]
+    pushed = registry.push(images, reference, progress, if_absent=options.if_absent)
+    progress.note(
+        f"{pushed.sent_bytes / 1e6:.2f} MB sent, {pushed.skipped_bytes / 1e6:.2f} MB were there already"
+    )
+    name = f"{reference}@{pushed.digest}"
+    if config.image.sign:
+        sign(config.image.sign, name, progress)
+    return built, name
+
+
+def _attachments(built: Built) -> list[registry.Attachment]:
+    """The documents about an image, as its registry gets them.
+
+    Less the tree's manifest, which the image itself says and the provenance has the digest of: a changed line
+    of the config would send all of it again.
+    """
+    folder = built.archive.parent
+    return [
+        registry.Attachment(kind.artifact_type, kind.media_type, (folder / kind.name).read_bytes(), kind.name)
+        for kind in DOCUMENTS
+        if kind is not TREE
+    ]
 
 
 def read_locked(config: Config, options: Options, progress: Progress) -> Lock | None:
-    """The lock file beside the config; None for a config without dependencies.
+    """The lock file beside the config; None for a config without dependencies whose base is not locked.
 
     ConfigError where it is not there, or is not of this config.
     """
+    path = lock_path(options.config_path)
     from_dify = config.dependencies is None and (options.config_path.parent / DIFY_FILE).is_file()
-    if not config.dependencies and not from_dify:
+    base = parse_base(config.base)
+    only_base = not config.dependencies and not from_dify
+    if only_base and not (base.kind == "debian" and path.is_file() and parse_file(path).debian):
         return None  # before the version of Python is asked for, which not every base's name says
-    version = python_version(parse_base(config.base), config.python_path, config.python_version)
-    inputs = read_inputs(config, options.config_path, options.arches, version)
+    version = python_version(base, config.python_path, config.python_version)
+    inputs = read_inputs(config, options.config_path, options.arches, version, with_base=only_base)
     if inputs is None:
         return None
     if inputs.found_file is not None:
         progress.note(f"dependencies from {inputs.found_file}")
-    return read_lock(lock_path(options.config_path), inputs)
+    locked = read_lock(path, inputs)
+    if base.kind == "debian" and not locked.debian:
+        progress.note(f"{path} has no Debian packages: today's are taken (`sandbox-build lock` locks them)")
+    return locked
 
 
 def plan_of(config: Config, arch: Arch, options: Options, locked: Lock | None) -> BuildPlan:
@@ -76,7 +118,7 @@ def plan_of(config: Config, arch: Arch, options: Options, locked: Lock | None) -
         tag=options.tag,
         epoch=options.epoch,
         allow_missing=options.allow_missing,
-        python_version=locked.python_version if locked else None,
+        python_version=locked.python_version if locked and locked.requested else None,
         requirements=locked.requested if locked else (),
     )
 
@@ -88,12 +130,22 @@ def closure_of(
 
     UsageError for a base of kind image: only its own build sees its files.
     """
-    locked = read_locked(config, options, progress)
+    return complete_base(config, arch, options, read_locked(config, options, progress), progress)[1]
+
+
+def complete_base(
+    config: Config, arch: Arch, options: Options, locked: Lock | None, progress: Progress
+) -> tuple[Rootfs, tuple[MissingLibrary, ...]]:
+    """The base that a build for `arch` ends up with, and the libraries that it would miss all the same.
+
+    UsageError for a base of kind image.
+    """
     packages = _packages(locked, arch, options, progress)
-    supplement = _supplement(config, arch, packages, options, progress)
+    supplement = _supplement(config, arch, packages, locked, options, progress)
     plan = plan_of(config, arch, options, locked)
     while True:
-        target = _open_base(plan.with_packages(supplement.packages), options, progress).rootfs(arch)
+        whole = plan.with_packages(supplement.packages)
+        target = _open_base(config, whole, locked, options, progress).rootfs(arch)
         if target is None:
             raise UsageError(
                 f"the files of {plan.spec.base} are in Docker: only a build can look through them",
@@ -104,12 +156,12 @@ def closure_of(
             with progress.step(what):
                 root = Root(target.directory, packages.directory if packages else None)
                 tree_contents(plan.spec, root, progress.detail)
-                return ()
+                return target, ()
         except LibrariesMissing as error:
             try:
                 supplement.add(error)
             except LibrariesMissing as final:
-                return final.missing
+                return target, final.missing
 
 
 def _build_arch(
@@ -117,19 +169,42 @@ def _build_arch(
 ) -> Built:
     """Builds one image; where the base lacks libraries that Debian has, again with these."""
     packages = _packages(locked, plan.arch, options, progress)
-    supplement = _supplement(config, plan.arch, packages, options, progress)
+    supplement = _supplement(config, plan.arch, packages, locked, options, progress)
     while True:
         whole = plan.with_packages(supplement.packages)
         try:
-            base = _open_base(whole, options, progress)
-            return build_image(whole, base, packages, driver, options, supplement.line_for, progress)
+            base = _open_base(config, whole, locked, options, progress)
+            facts = _facts(config, plan, options, locked)
+            return build_image(whole, base, packages, driver, options, facts, supplement.line_for, progress)
         except LibrariesMissing as error:
             supplement.add(error)
 
 
+_OF_NO_ACCOUNT = ("base_mirror", "base_snapshot", "python_pip_mirror_url", "proxy", "app")
+"""Keys of the config that decide nothing of what an image is made of, or are nobody's business."""
+
+
+def _facts(config: Config, plan: BuildPlan, options: Options, locked: Lock | None) -> BuildFacts:
+    """What the documents about an image say of its making."""
+    parameters = {key: value for key, value in effective(config).items() if key not in _OF_NO_ACCOUNT}
+    wheels = []
+    for pin in locked.pins[plan.arch.name] if locked else ():
+        source = locked.sources.get(pin.name) if locked else None
+        sha256 = next(one for one in pin.hashes if source is None or one != source.sdist)
+        wheels.append(Wheel(pin.name, pin.version, sha256))
+    path = lock_path(options.config_path)
+    return BuildFacts(
+        config=parameters,
+        epoch=options.epoch,
+        builder_version=__version__,
+        wheels=tuple(wheels),
+        lock_sha256=hashlib.sha256(path.read_bytes()).hexdigest() if locked else None,
+    )
+
+
 def _packages(locked: Lock | None, arch: Arch, options: Options, progress: Progress) -> Packages | None:
-    """The locked packages, installed in the cache."""
-    if locked is None:
+    """The locked Python packages, installed in the cache."""
+    if locked is None or not locked.requested:
         return None
     return open_packages(
         *(locked, arch),
@@ -141,13 +216,23 @@ def _packages(locked: Lock | None, arch: Arch, options: Options, progress: Progr
 
 
 def _supplement(
-    config: Config, arch: Arch, packages: Packages | None, options: Options, progress: Progress
+    config: Config,
+    arch: Arch,
+    packages: Packages | None,
+    locked: Lock | None,
+    options: Options,
+    progress: Progress,
 ) -> Supplement:
     identity = packages.identity if packages else ""
-    return Supplement(config, arch, identity, options.cache, progress, refresh=options.no_cache)
+    is_locked = locked is not None and arch.name in locked.debian
+    return Supplement(
+        config, arch, identity, options.cache, progress, refresh=options.no_cache, locked=is_locked
+    )
 
 
-def _open_base(plan: BuildPlan, options: Options, progress: Progress) -> Base:
+def _open_base(
+    config: Config, plan: BuildPlan, locked: Lock | None, options: Options, progress: Progress
+) -> Base:
     return open_base(
         plan.base,
         packages=plan.base_packages,
@@ -155,4 +240,6 @@ def _open_base(plan: BuildPlan, options: Options, progress: Progress) -> Base:
         cache=options.cache,
         refresh=options.no_cache,
         progress=progress,
+        pinned=locked.debian if locked else None,
+        snapshot=config.base_snapshot,
     )

@@ -179,10 +179,11 @@ def _registry_labels(name: str, arch: Arch, progress: Progress) -> dict[str, str
             raise UsageError("Docker Engine does not have it, and it names no registry")
     except UsageError as error:
         raise UsageError(f"{name}: {error.message}", f"name {_KINDS}") from None
-    target, repository = registry.open_registry(rest)
+    target, repository = registry.open_registry(rest, read_only=True)
     progress.detail(f"asking {target.host}")
+    image = registry.get_image(repository, digest or target.tag, arch.name)
     try:
-        return _labels(repository.get_config(digest or target.tag, arch.name))
+        return _labels(registry.get_config(repository, image))
     except (KeyError, TypeError, AttributeError):
         raise RegistryError(f"{name}: what is there is no image") from None
 

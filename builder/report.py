@@ -37,6 +37,21 @@ class Size:
         return Size(self.files + other.files, self.bytes + other.bytes)
 
 
+@dataclass(frozen=True)
+class Owner:
+    """A package of the base's package manager that owns files of the tree."""
+
+    name: str
+    version: str
+    architecture: str
+    source: str
+    """NAME, or NAME VERSION where the source package's version is another one."""
+    files: int
+    """How many it owns."""
+    origins: tuple[int, ...]
+    """Which origins these belong to."""
+
+
 class Report:
     """What a report.json says. Paths are jail paths; those that are not UTF-8 have surrogate escapes."""
 
@@ -54,9 +69,17 @@ class Report:
             """What the image is called; not known inside of it."""
             self.proven: tuple[str, ...] = tuple(raw.get("proven", ()))
             """What was proven of it and what was not, in lines."""
+            self.layers = tuple((str(one["name"]), int(one["bytes"])) for one in raw.get("layers", ()))
+            """The image's layers, the lowest first: name and compressed bytes; not known inside of it."""
             self.distributions = tuple(
                 Distribution(**(one | {"imports": tuple(one["imports"])})) for one in raw["distributions"]
             )
+            self.os_release: Mapping[str, str] = dict(raw.get("os_release", {}))
+            """id, version_id and version_codename of the base, as far as it has them."""
+            self.debian = tuple(_owner(one) for one in raw.get("debian", ()))
+            self.apk = tuple(_owner(one) for one in raw.get("apk", ()))
+            self.unclaimed = tuple(map(str, raw.get("unclaimed", ())))
+            """Files that neither a package, a distribution, the interpreter nor sandbox-build claims."""
             self.origins = tuple(
                 Origin(**(one | {"needs": tuple(one.get("needs", ()))})) for one in raw["origins"]
             )
@@ -68,6 +91,7 @@ class Report:
                 for name, target in links
             }
             _check(self.origins, self.files)
+            _check_owners((*self.debian, *self.apk), self.unclaimed, self.origins, self.files)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise BuildError(f"its report.json is damaged: {type(error).__name__}: {error}", _ANEW) from None
 
@@ -249,6 +273,25 @@ def _files(raw: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, int]]]:
             if bytecode:
                 compiled = f"{name.removesuffix('.py')}.{tag}.pyc"
                 yield posixpath.join(folder, "__pycache__", compiled), (bytecode[0], origin)
+
+
+def _owner(raw: Mapping[str, Any]) -> Owner:
+    return Owner(**(dict(raw) | {"origins": tuple(raw["origins"])}))
+
+
+def _check_owners(
+    owners: Iterable[Owner],
+    unclaimed: Iterable[str],
+    origins: tuple[Origin, ...],
+    files: Mapping[str, object],
+) -> None:
+    """IndexError or KeyError where an origin or a file is none of the report's."""
+    for index in (index for owner in owners for index in owner.origins):
+        if index not in range(len(origins)):
+            raise IndexError(f"no origin {index}")
+    for path in unclaimed:
+        if path not in files:
+            raise KeyError(path)
 
 
 def _check(origins: tuple[Origin, ...], files: Mapping[str, tuple[int, int]]) -> None:

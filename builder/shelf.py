@@ -23,9 +23,10 @@ _UNUSED_S = 30 * 24 * 3600
 class Shelf:
     """One folder of the cache. An entry never changes once it is there; each use renews its date."""
 
-    def __init__(self, cache: Path, name: str, progress: Progress) -> None:
+    def __init__(self, cache: Path, name: str, progress: Progress, *, unused_s: float = _UNUSED_S) -> None:
         self.folder = cache.absolute() / name
         self._progress = progress
+        self._unused_s = unused_s
 
     def find(self, key: str) -> Path | None:
         """The entry called `key`, if it is there."""
@@ -77,7 +78,7 @@ class Shelf:
         return self.folder / key
 
     def _remove_unused(self) -> None:
-        oldest = time.time() - _UNUSED_S
+        oldest = time.time() - self._unused_s
         for entry in self.folder.iterdir():
             with suppress(OSError):
                 if entry.stat().st_mtime < oldest:

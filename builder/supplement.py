@@ -19,12 +19,15 @@ from builder.whole_file import whole_file
 _SUITE_TO_ASK = "trixie"
 """Whose packages a hint names for a base that is not made of Debian's: their names seldom change."""
 
+_LOCK = "sandbox-build lock"
+
 
 @dataclass
 class Supplement:
     """The Debian packages that the base of one build gets besides, for the libraries in them.
 
-    What an earlier build found is remembered in the cache, so that only the first one meets the lack.
+    What an earlier build found is remembered in the cache, so that only the first one meets the lack. A base
+    whose packages are locked gets none: what it lacks has to be locked.
     """
 
     config: Config
@@ -34,10 +37,11 @@ class Supplement:
     cache: Path
     progress: Progress
     refresh: bool
+    locked: bool = False
     packages: tuple[str, ...] = field(init=False, default=())
 
     def __post_init__(self) -> None:
-        if self.config.libraries == "auto" and not self.refresh:
+        if self.config.libraries == "auto" and not self.refresh and not self.locked:
             with suppress(OSError, ValueError):
                 known = json.loads(self._memory.read_text())
                 self.packages = tuple(name for name in known if isinstance(name, str))
@@ -52,6 +56,9 @@ class Supplement:
         whole = set(found) == {one.soname for one in error.missing}
         if base.kind != "debian" or self.config.libraries != "auto" or not whole:
             hint = hint_for(error.missing, base.kind, base.name, found, self.config.base_packages)
+            raise LibrariesMissing(error.missing, error.base, hint) from None
+        if self.locked:
+            hint = f"{_LOCK}, for {', '.join(sorted(set(found.values())))} of Debian"
             raise LibrariesMissing(error.missing, error.base, hint) from None
         for soname in sonames:
             self.progress.note(f"{soname} comes from Debian's package {found[soname]}")

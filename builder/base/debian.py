@@ -1,50 +1,52 @@
-"""Debian packages as base: extracted by mmdebstrap, for any architecture, with no root and no emulation."""
+"""Debian packages as base: chosen by apt or by a lock, and unpacked, for any architecture, with no root."""
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
 import json
-import os
-import re
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from builder.arch import Arch, host_arch
+from builder.base import dpkg
+from builder.base.deb import Deb
+from builder.base.debian_package import DebianPackage, Selection
+from builder.base.debs import Archives, Gone, fetch_debs
+from builder.base.resolve import resolve
 from builder.base.rootfs import CachedRootfs
+from builder.base.unpack import Unpacker
 from builder.bases import find_suite
-from builder.command import run
 from builder.errors import BuildError
 from builder.layers import write_layer
-from builder.mirror import Mirror, open_mirror
 from builder.progress import Progress
+from builder.shelf import Shelf, cache_error
+from builder.whole_file import whole_file
 
 MAX_AGE_S = 24 * 3600
 """Security updates of Debian are to be in an image within a day."""
 
 _STARTED = time.time_ns()
-_FORMAT = 1
-"""Counts up when what lies in the cache is laid out in another way."""
+_FORMAT = 3
+"""Counts up when the same packages come to other files."""
+_UNUSED_S = 3 * 24 * 3600
+"""A root filesystem that no build has used for this long goes: it is made anew in seconds."""
 
-_OF_THIS_MACHINE = ("etc/hostname", "etc/resolv.conf", "etc/apt", "var/cache", "var/lib/apt")
-"""What mmdebstrap takes from the machine that it runs on, or leaves of the fetching: not the packages'."""
-
-_UNKNOWN_PACKAGE = re.compile(r"E: Unable to locate package (\S+)")
-
-_INSTALL = "apt-get install mmdebstrap"
+_FOLDERS = {"dev": 0o755, "proc": 0o755, "tmp": 0o1777}
+"""Where something is mounted when a program is run in it: they are there whatever the packages have."""
 
 
 class DebianBase:
     """One suite of Debian, with `packages` besides the interpreter's.
 
-    Root filesystems are kept in the cache for a day, or fetched anew with `refresh`.
+    What apt chooses of them is taken for a day, or until `refresh`. For an architecture that is `pinned`,
+    exactly these packages are taken, whatever is new; `snapshot` is where they come from once the mirror has
+    other ones. The same packages are the same root filesystem, with the same identity.
 
-    Safe with several builds at once: one fetches and the others wait, an entry of the cache appears whole or
-    not at all, and none that a living build uses is removed.
+    Safe with several builds at once: one fetches and the others wait, and an entry of the cache appears whole
+    or not at all.
     """
 
     def __init__(
@@ -56,140 +58,144 @@ class DebianBase:
         refresh: bool,
         progress: Progress,
         packages: Sequence[str] = (),
+        pinned: Mapping[str, Selection] | None = None,
+        snapshot: str | None = None,
     ) -> None:
         self._suite = find_suite(suite)
         self._packages = sorted({*self._suite.packages, *packages})
         self._mirror = mirror
-        self._cache = cache / "debian"
+        self._archives = Archives(mirror, snapshot)
+        self._cache = cache
         self._refresh = refresh
         self._progress = progress
+        self._pinned = pinned or {}
 
     def rootfs(self, arch: Arch) -> CachedRootfs:
-        """The root filesystem for `arch`. ToolMissing (exit 3) without mmdebstrap, BuildError if it fails."""
-        shelf = self._cache / self._key(arch)
+        """The root filesystem for `arch`.
+
+        BuildError where packages cannot be had; where they are not pinned, ToolMissing (exit 3) without
+        mmdebstrap.
+        """
+        selection, age_s = self.select(arch)
         try:
-            shelf.mkdir(parents=True, exist_ok=True)
-            with self._lock(shelf / "lock"):
-                entry = self._newest(shelf)
-                age_s = None if entry is None else (time.time_ns() - int(entry.name)) / 1e9
-                if entry is None:
-                    entry = self._fetch(shelf, arch)
-                _hold(entry)
-                _remove_others(shelf, entry)
-        except OSError as error:
-            raise BuildError(
-                f"cache {error.filename or shelf}: {error.strerror}",
-                "XDG_CACHE_HOME names another folder for it",
-            ) from None
-        return CachedRootfs(entry / "rootfs", entry / "rootfs.tar", f"{shelf.name}/{entry.name}", age_s)
+            return self._made(arch, selection, age_s)
+        except Gone:
+            if age_s is None:
+                raise
+        # The mirror has been updated since the packages were chosen, and they had not been fetched yet.
+        return self._made(arch, *self.select(arch, after_ns=time.time_ns()))
+
+    def _made(self, arch: Arch, selection: Selection, age_s: float | None) -> CachedRootfs:
+        hashes = json.dumps([_FORMAT, *(one.sha256 for one in selection.packages)])
+        key = f"{self._suite.name}-{arch.name}-{hashlib.sha256(hashes.encode()).hexdigest()[:32]}"
+        shelf = Shelf(self._cache, "debian", self._progress, unused_s=_UNUSED_S)
+        entry = shelf.open(key, lambda work: self._fill(work, selection, self._what(arch)))
+        return CachedRootfs(
+            *(entry / "rootfs", entry / "rootfs.tar", key, age_s),
+            packages=selection.packages,
+            published=selection.published,
+        )
 
     def build_rootfs(self) -> CachedRootfs:
         """The root filesystem for this machine's architecture."""
         return self.rootfs(host_arch())
 
-    def _key(self, arch: Arch) -> str:
-        facts = json.dumps([_FORMAT, self._packages, self._mirror])
-        return f"{self._suite.name}-{arch.name}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}"
+    def select(self, arch: Arch, *, after_ns: int = 0) -> tuple[Selection, float | None]:
+        """The packages for `arch`, and how long ago they were chosen; None: just now, or by a lock.
 
-    def _newest(self, shelf: Path) -> Path | None:
-        """The entry to use, if one is young enough."""
-        # What another part of this same build fetched is new enough for --no-cache.
+        Any that were chosen before `after_ns` will not do.
+        """
+        if arch.name in self._pinned:
+            return self._pinned[arch.name], None
+        facts = json.dumps([self._suite.name, arch.name, self._packages, self._mirror])
+        folder = self._cache / "debian-packages"
+        path = folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.json"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with self._lock(path.with_suffix(".lock"), arch):
+                if (known := self._known(path, after_ns)) is not None:
+                    return known
+                with self._progress.step(f"{self._what(arch)}: choosing packages"):
+                    chosen = resolve(self._suite.name, self._packages, arch, self._mirror, self._progress)
+                _store(path, chosen)
+        except OSError as error:
+            raise cache_error(error, folder) from None
+        return chosen, None
+
+    def _what(self, arch: Arch) -> str:
+        return f"debian:{self._suite.name} for {arch.name}"
+
+    def _known(self, path: Path, after_ns: int) -> tuple[Selection, float] | None:
+        """What was chosen earlier, and how long ago, where that is not too long."""
+        # What another part of this same build chose is new enough for --no-cache.
         oldest = _STARTED if self._refresh else time.time_ns() - MAX_AGE_S * 10**9
-        young = [entry for entry in _entries(shelf) if oldest <= int(entry.name) <= time.time_ns()]
-        return max(young, key=lambda entry: int(entry.name), default=None)
-
-    def _fetch(self, shelf: Path, arch: Arch) -> Path:
-        what = f"debian:{self._suite.name} for {arch.name}"
-        # Whoever made it holds no lock any more, so it is of a build that was killed.
-        for leftover in shelf.glob("new-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        work = Path(tempfile.mkdtemp(dir=shelf, prefix="new-"))
         try:
-            with self._progress.step(f"{what}: fetching packages"):
-                self._run_mmdebstrap(work / "rootfs", arch, what)
-                _clean(work / "rootfs")
-                write_layer(work / "rootfs", work / "rootfs.tar", epoch=0)
-            entry = shelf / str(time.time_ns())
-            work.rename(entry)
-        except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
-        return entry
+            known = json.loads(path.read_text())
+            chosen = int(known["time_ns"])
+            packages = tuple(DebianPackage.parse(line) for line in known["packages"])
+            selection = Selection(packages, str(known["published"]))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return None
+        now = time.time_ns()
+        return (selection, (now - chosen) / 1e9) if max(oldest, after_ns) <= chosen <= now else None
 
-    def _run_mmdebstrap(self, target: Path, arch: Arch, what: str) -> None:
-        with open_mirror(self._mirror) as mirror:
-            self._run(target, arch, what, mirror)
-
-    def _run(self, target: Path, arch: Arch, what: str, mirror: Mirror) -> None:
-        command = [
-            "mmdebstrap",
-            # Nothing is run of what is fetched, so neither root nor a user namespace is needed.
-            *("--mode=chrootless", "--variant=extract", "--format=directory"),
-            f"--architectures={arch.name}",
-            f"--include={','.join(self._packages)}",
-            *mirror.options,
-            *(self._suite.name, str(target)),
-            *mirror.arguments,
-        ]
-        try:
-            run(command, missing=_INSTALL, on_line=self._progress.detail, echo=self._progress.command)
-        except BuildError as error:
-            unknown = _UNKNOWN_PACKAGE.search(error.message)
-            if unknown:
-                message = f"{what}: Debian has no package {unknown[1]}"
-                hint = f"look the name up: apt-cache search {unknown[1]}; base_packages has the names"
-                raise BuildError(message, hint) from None
-            hint = (
-                f"is {mirror.place} within reach? If keys are missing: apt-get install debian-archive-keyring"
-            )
-            raise BuildError(f"{what} cannot be fetched: {error.message}", hint) from None
+    def _fill(self, work: Path, selection: Selection, what: str) -> None:
+        debs = fetch_debs(selection, self._archives, self._cache, self._progress, what)
+        with self._progress.step(f"{what}: unpacking {len(debs)} packages"):
+            unpack(dict(zip(selection.packages, debs, strict=True)), work / "rootfs", self._progress)
+            write_layer(work / "rootfs", work / "rootfs.tar", epoch=0)
+            (work / "packages.json").write_text(_as_json(selection))
 
     @contextmanager
-    def _lock(self, path: Path) -> Iterator[None]:
+    def _lock(self, path: Path, arch: Arch) -> Iterator[None]:
         """Holds the lock file, which one build at a time can."""
         with path.open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self._progress.note(f"waiting for another build that fetches {path.parent.name}")
+                self._progress.note(f"waiting for another build that asks for {self._what(arch)}")
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 
-def _entries(shelf: Path) -> list[Path]:
-    """The finished entries: each is named by the time when it was finished, in nanoseconds."""
-    return [path for path in shelf.iterdir() if path.name.isdigit()]
+def unpack(debs: Mapping[DebianPackage, Path], root: Path, progress: Progress) -> None:
+    """Makes the new folder `root` of packages, with dpkg's database of them.
+
+    BuildError for a .deb that is another package than it should be, or is not in order.
+    """
+    unpacker = Unpacker(root)
+    controls, lists = [], dict(dpkg.FORMAT)
+    for folder, mode in _FOLDERS.items():
+        unpacker.folder(folder, mode)
+    # Its links /bin, /lib and /lib64 into /usr come before whatever another package has in there.
+    for package, path in sorted(debs.items(), key=lambda one: one[0].name):
+        progress.detail(f"{package.name} {package.version}")
+        deb = Deb(path)
+        says = tuple(deb.control[key] for key in ("Package", "Version", "Architecture"))
+        if says != (package.name, package.version, package.architecture):
+            raise BuildError(
+                f"{package.name} {package.version}: the locked hash is that of {' '.join(says)}",
+                "it was changed by hand: sandbox-build lock",
+            )
+        controls.append(deb.control)
+        lists[dpkg.list_name(deb.control)] = dpkg.list_text(unpacker.unpack(deb))
+    info = unpacker.folder(dpkg.INFO)
+    for name, text in lists.items():
+        _write(info / name, text)
+    _write(root / dpkg.STATUS, dpkg.status_text(controls))
+    unpacker.finish()
 
 
-def _hold(entry: Path) -> None:
-    """Keeps others from removing the entry as long as this process lives."""
-    descriptor = os.open(entry, os.O_RDONLY | os.O_DIRECTORY)
-    fcntl.flock(descriptor, fcntl.LOCK_SH)
+def _write(path: Path, text: str) -> None:
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    path.chmod(0o644)
 
 
-def _remove_others(shelf: Path, entry: Path) -> None:
-    """Removes the entries that no living build holds."""
-    for other in _entries(shelf):
-        if other == entry:
-            continue
-        descriptor = os.open(other, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            with suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Under another name first: half of an entry must not look like a whole one.
-                gone = other.rename(shelf / f"new-{other.name}")
-                shutil.rmtree(gone, ignore_errors=True)
-        finally:
-            os.close(descriptor)
+def _store(path: Path, selection: Selection) -> None:
+    with whole_file(path, mode=0o600) as file:
+        file.write(_as_json(selection, time_ns=time.time_ns()).encode())
 
 
-def _clean(rootfs: Path) -> None:
-    """Takes out devices and what is not the packages' own: the same packages, the same files."""
-    for name in _OF_THIS_MACHINE:
-        path = rootfs / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    shutil.rmtree(rootfs / "dev", ignore_errors=True)
-    (rootfs / "dev").mkdir()
+def _as_json(selection: Selection, **more: int) -> str:
+    lines = [str(one) for one in selection.packages]
+    return json.dumps({"published": selection.published, "packages": lines, **more}, indent=1) + "\n"

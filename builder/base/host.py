@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -13,12 +14,13 @@ from builder.errors import UsageError
 from builder.layers import write_layer
 from builder.progress import Progress
 from builder.tree.contents import tree_contents
+from builder.tree.owners import OS_RELEASE, dpkg_database, find_owners
 from builder.tree.root import Root, is_below
 from builder.tree.spec import PACKAGES_PATH, TreeSpec
 from builder.tree.write import copy_contents
 
-_LOADER_CONFIG = ("/etc/ld.so.conf", "/etc/ld.so.conf.d")
-"""Read to find libraries, and not part of the tree."""
+_READ = ("/etc/ld.so.conf", "/etc/ld.so.conf.d", *OS_RELEASE)
+"""Read to find libraries, and to name the distribution: not part of the tree."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,15 @@ class HostRootfs:
         with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".host-") as scratch:
             folder = Path(scratch)
             copy_contents(contents, root, folder, spec.epoch, self.progress.detail)
-            for jail_path in _LOADER_CONFIG:
+            for jail_path in _READ:
                 real = root.real(jail_path)
                 if real is not None:
                     copy = shutil.copytree if root.is_dir(real) else shutil.copyfile
                     copy(root.host(real), folder / jail_path[1:])
+            # Which package owns what, and no other of this machine's packages.
+            for jail_path, text in dpkg_database(find_owners(contents, root, spec.arch)).items():
+                (folder / jail_path[1:]).parent.mkdir(parents=True, exist_ok=True)
+                (folder / jail_path[1:]).write_bytes(os.fsencode(text))
             write_layer(folder, destination, epoch=spec.epoch)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from builder.arch import Arch
+from builder.base.debian_package import DebianPackage
 from builder.tree.folders import default_folders
 from builder.tree.interpreter import find_interpreter
 from builder.tree.root import Root
@@ -53,7 +54,11 @@ class CachedRootfs:
     directory: Path
     tar: Path
     identity: str
+    """Made of its packages' hashes: the same packages, the same identity."""
     cached_age_s: float | None
+    packages: tuple[DebianPackage, ...] = ()
+    published: str = ""
+    """When their archives were: the date of a Release file, as 20250301T000000Z."""
 
     def write_tar(self, destination: Path, spec: TreeSpec, packages: Path | None) -> None:  # noqa: ARG002 - whole
         """Copies the tar file of the whole root."""

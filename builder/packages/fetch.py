@@ -7,8 +7,8 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,17 +16,18 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from builder.errors import BuildError
+from builder.files_by_hash import FilesByHash, at_once, sha256_of
 from builder.packages.index import Sources
-from builder.packages.names import identity, safe_name, sha256_of
-from builder.packages.transfer import Transfer
+from builder.packages.names import identity, safe_name
 from builder.packages.uv import File, Found, Metadata, Resolution, resolve
 from builder.progress import Progress
-from builder.shelf import Shelf, cache_error, remove
+from builder.shelf import cache_error, remove
+from builder.transfer import Transfer
 
 _CHUNK_BYTES = 1 << 20
-_AT_ONCE = 6
 _SCRATCH = "scratch-"
 _ABANDONED_S = 24 * 3600
+_NETWORK_HINT = "is the network up? --wheelhouse DIR --no-index needs none"
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,14 @@ class Store:
 
     def __init__(self, cache: Path, sources: Sources, python_version: str, progress: Progress) -> None:
         self._cache = cache
-        self._shelf = Shelf(cache, "wheels", progress)
+        self._kept = FilesByHash(cache, "wheels", progress)
         self._sources = sources
         self._python_version = python_version
         self._progress = progress
         self._stop = threading.Event()
-        self._transfer = Transfer(sources, self._stop)
+        self._transfer = Transfer(
+            self._stop, hint=_NETWORK_HINT, credentials=sources.credentials, environ=sources.environ
+        )
 
     def get(self, wanted: Sequence[Wanted]) -> dict[str, Path]:
         """Each file by its hash; BuildError where one is not to be had, or is another than it should be."""
@@ -69,7 +72,7 @@ class Store:
 
     def at_hand(self, wanted: Wanted) -> Path | None:
         """The file, where no index has to be asked for it; BuildError where the hash is another package's."""
-        path = self._cached(wanted.sha256) or self._from_folder(wanted)
+        path = self._kept.find(wanted.sha256) or self._from_folder(wanted)
         if path is not None:
             _check_name(wanted, path)
         return path
@@ -86,22 +89,11 @@ class Store:
     def add(self, file: File) -> tuple[str, Path]:
         """Fetches a file whose index has no hash for it; returns the hash that it has."""
         if file.sha256 is not None:
-            return file.sha256, self._cached(file.sha256) or self._download(file, file.filename)
+            return file.sha256, self._kept.find(file.sha256) or self._download(file, file.sha256)
         with Scratch(self._cache) as folder:
-            digest = self._transfer.fetch(file, folder / "file", file.filename)
+            digest = self._transfer.fetch(file.url, file.size, folder / "file", file.filename)
             with (folder / "file").open("rb") as content:
                 return digest, self._keep(digest, file.filename, content)
-
-    def _cached(self, sha256: str) -> Path | None:
-        entry = self._shelf.find(sha256)
-        if entry is None:
-            return None
-        files = list(entry.iterdir())
-        if len(files) == 1 and files[0].is_file() and sha256_of(files[0]) == sha256:
-            return files[0]
-        self._progress.note(f"a file in the cache is damaged, and fetched anew: {entry}")
-        self._shelf.discard(sha256)
-        return None
 
     # From a folder
 
@@ -156,38 +148,18 @@ class Store:
         return located
 
     def _download_all(self, located: Sequence[tuple[Wanted, File]]) -> dict[str, Path]:
-        found: dict[str, Path] = {}
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            tasks = {
-                pool.submit(self._download, replace(f, sha256=one.sha256), f.filename): one
-                for one, f in located
-            }
-            try:
-                for task in as_completed(tasks):
-                    one = tasks[task]
-                    found[one.sha256] = task.result()
-                    _check_name(one, found[one.sha256])
-                    self._progress.detail(f"{len(found)} of {len(located)}: {one}")
-            except BaseException:
-                self._stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+        work = {one: partial(self._download, file, one.sha256) for one, file in located}
+        found = {}
+        for one, path in at_once(work, self._stop, self._progress.detail):
+            _check_name(one, path)
+            found[one.sha256] = path
         return found
 
-    def _download(self, file: File, filename: str) -> Path:
-        assert file.sha256 is not None  # noqa: S101 - `add` is for the others
-        name = safe_name(filename)
-
-        def fill(work: Path) -> None:
-            digest = self._transfer.fetch(file, work / name, name)
-            if digest != file.sha256:
-                raise BuildError(
-                    f"{name}: its hash is {digest}, but {file.sha256} is locked",
-                    "it was replaced, or damaged on its way: find out which, before locking again",
-                )
-
-        entry = self._shelf.open(file.sha256, fill)
-        return next(entry.iterdir())
+    def _download(self, file: File, sha256: str) -> Path:
+        name = safe_name(file.filename)
+        return self._kept.fetch(
+            sha256, name, lambda target: self._transfer.fetch(file.url, file.size, target, name)
+        )
 
     def _keep(self, sha256: str, filename: str, content: BinaryIO) -> Path:
         name = safe_name(filename)
@@ -201,7 +173,7 @@ class Store:
             if digest.hexdigest() != sha256:
                 raise BuildError(f"{name} was changed while it was read", "run this again")
 
-        return next(self._shelf.open(sha256, fill).iterdir())
+        return next(self._kept.shelf.open(sha256, fill).iterdir())
 
 
 class Scratch:

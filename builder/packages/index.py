@@ -34,7 +34,6 @@ _KEPT_VARIABLES = re.compile(
     r"|(HTTPS?|ALL|NO)_PROXY|(https?|all|no)_proxy|SSL_CERT_(FILE|DIR)|SSL_CLIENT_CERT|NETRC"
     r"|PATH|HOME|LANG|TMPDIR|XDG_\w+"
 )
-_PASSWORD = re.compile(r"(?<=://)[^/\s]*@")
 
 
 @dataclass(frozen=True)
@@ -120,11 +119,6 @@ class Sources:
                 yield text, ""
         for table in settings.get("index", []):
             yield table.get("url", ""), _user_variable(table.get("name", ""))
-
-
-def without_passwords(text: str) -> str:
-    """`text` as it may be shown: the credentials in URLs are stars."""
-    return _PASSWORD.sub("***@", text)
 
 
 def to_toml(settings: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.utils import canonicalize_name
 
 from builder.arch import Arch
-from builder.config import Config
+from builder.config import Config, parse_base
 from builder.config_values import shown
 from builder.config_yaml import dotted, read_document
 from builder.errors import ConfigError
@@ -19,6 +19,18 @@ from builder.packages.requirements import Reading, Wanted, read_file, read_requi
 
 DIFY_FILE = Path("dependencies", "python-requirements.txt")
 """Where dify-sandbox has its requirements, beside config.yaml."""
+
+
+@dataclass(frozen=True)
+class DebianInputs:
+    """What the Debian packages of a base depend on, but for what Debian has on that day."""
+
+    base: str
+    """As in config.yaml: debian:trixie."""
+    packages: tuple[str, ...]
+    """Of base_packages, sorted."""
+    libraries: str
+    """auto or strict."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,8 @@ class Inputs:
     """Where the Debian packages come from that builds from source need."""
     where: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Package -> where it is asked for, as in an error."""
+    debian: DebianInputs | None = None
+    """None where the base is not made of Debian's packages."""
     found_file: Path | None = None
     """dify-sandbox's requirements file, where it was taken because the config has no `dependencies`."""
 
@@ -51,11 +65,17 @@ class Inputs:
 
 
 def read_inputs(
-    config: Config, config_path: Path, arches: Sequence[Arch], python_version: str
+    config: Config,
+    config_path: Path,
+    arches: Sequence[Arch],
+    python_version: str,
+    *,
+    with_base: bool = False,
 ) -> Inputs | None:
     """What `config`, which was read from `config_path`, asks for; None where it asks for no package.
 
-    ConfigError with all that is wrong in the list or the requirements file.
+    With `with_base` the Debian packages of its base count, too. ConfigError with all that is wrong in the
+    list or the requirements file.
     """
     folder = config_path.parent
     reading = Reading(folder=folder)
@@ -72,7 +92,8 @@ def read_inputs(
     reading.problems += [*repeats(reading.requirements), *problems]
     if reading.problems:
         raise ConfigError(reading.problems)
-    if not reading.requirements:
+    debian = _debian(config)
+    if not reading.requirements and not (with_base and debian):
         return None
     return Inputs(
         requirements=_texts(reading.requirements),
@@ -83,8 +104,15 @@ def read_inputs(
         index=config.python_pip_mirror_url,
         base_mirror=config.base_mirror,
         where={one.name: one.where for one in reading.requirements},
+        debian=debian,
         found_file=found_file,
     )
+
+
+def _debian(config: Config) -> DebianInputs | None:
+    if parse_base(config.base).kind != "debian":
+        return None
+    return DebianInputs(config.base, tuple(sorted(set(config.base_packages))), config.libraries)
 
 
 def _texts(wanted: Sequence[Wanted]) -> tuple[str, ...]:

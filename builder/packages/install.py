@@ -11,11 +11,11 @@ from pathlib import Path
 
 from builder.arch import Arch
 from builder.errors import BuildError
+from builder.files_by_hash import sha256_of
 from builder.layers import write_layer
 from builder.packages.fetch import Store, Wanted, counted
 from builder.packages.index import Sources
 from builder.packages.lockfile import Lock
-from builder.packages.names import sha256_of
 from builder.packages.reach import unasked
 from builder.packages.source import Built, built_wheel, wheel_requires
 from builder.packages.tags import GLIBC

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.arch import ARCHES, Arch
+from builder.base.debian_package import Selection
 from builder.errors import ConfigError
-from builder.packages.inputs import Inputs
+from builder.packages import debianlines
+from builder.packages.inputs import DebianInputs, Inputs
 
 FORMAT = "1"
 
@@ -60,6 +62,8 @@ class Lock:
     """Architecture -> its packages, sorted by name."""
     sources: Mapping[str, Source] = field(default_factory=dict)
     """Packages that are built from source."""
+    debian: Mapping[str, Selection] = field(default_factory=dict)
+    """Architecture -> the Debian packages of its base; empty where these are not locked."""
 
     @property
     def python_version(self) -> str:
@@ -79,6 +83,7 @@ class Parsed:
     """Key of a `#:` line -> its values, in order."""
     pins: Mapping[str, tuple[Pin, ...]]
     sources: Mapping[str, Source]
+    debian: Mapping[str, Selection]
 
 
 def lock_path(config_path: Path) -> Path:
@@ -101,6 +106,7 @@ def render(lock: Lock) -> str:
     ]
     for name, source in sorted(lock.sources.items()):
         facts += [("build", f"{name} {line}") for line in _pin_lines(source.tools, " ", len(ARCHES))]
+    facts += debianlines.facts(inputs.debian, lock.debian)
     head = "".join(f"#: {key} {value}\n" for key, value in facts)
     return f"{_HEAD}#\n{head}\n" + "".join(
         f"{line}\n" for line in _pin_lines(lock.pins, " \\\n    ", len(lock.pins))
@@ -127,10 +133,12 @@ def parse(text: str) -> Parsed:
     """What `text` says; ValueError (with a line's number) for what `render` does not write."""
     facts: dict[str, list[str]] = {}
     lines: list[tuple[int, str]] = []
+    debian: list[tuple[int, str, str]] = []
     for number, line in enumerate(text.replace(" \\\n", " ").splitlines(), 1):
         if line.startswith("#: "):
             key, _, value = line[3:].partition(" ")
             facts.setdefault(key, []).append(value)
+            debian.append((number, key, value))
         elif line and not line.startswith("#"):
             lines.append((number, line))
     if facts.get("format") != [FORMAT]:
@@ -150,7 +158,8 @@ def parse(text: str) -> Parsed:
         pins = _pins(tools.get(name, []), ARCHES)
         sources[name] = Source(digest, {arch: found for arch, found in pins.items() if found})
     found = _pins([line for _, line in lines], arches)
-    return Parsed({key: tuple(values) for key, values in facts.items()}, found, sources)
+    in_order = {key: tuple(values) for key, values in facts.items()}
+    return Parsed(in_order, found, sources, debianlines.parse(debian, arches))
 
 
 def _pins(lines: Iterable[str], arches: Iterable[str]) -> dict[str, tuple[Pin, ...]]:
@@ -176,7 +185,7 @@ def read_lock(path: Path, inputs: Inputs) -> Lock:
     problems = list(_disagreements(path, parsed, inputs))
     if problems:
         raise ConfigError(problems)
-    return Lock(inputs, parsed.pins, parsed.sources)
+    return Lock(inputs, parsed.pins, parsed.sources, parsed.debian)
 
 
 def parse_file(path: Path) -> Parsed:
@@ -208,6 +217,7 @@ def _disagreements(path: Path, parsed: Parsed, inputs: Inputs) -> Iterable[tuple
         *_changes(
             "from-source", parsed, [" ".join([name, *debs]) for name, debs in inputs.from_source.items()]
         ),
+        *debian_changes(parsed, inputs.debian),
     ]
     if changed:
         yield f"{path}: config and lock disagree: {'; '.join(changed)}", _LOCK_HINT
@@ -222,6 +232,16 @@ def _disagreements(path: Path, parsed: Parsed, inputs: Inputs) -> Iterable[tuple
         for arch, pins in sorted(parsed.pins.items()):
             if any(pin.name == name and source.sdist not in pin.hashes for pin in pins):
                 yield f"{path}: the sdist of {name!r} is not among its hashes for {arch}", _HAND_HINT
+
+
+def debian_changes(parsed: Parsed, wanted: DebianInputs | None) -> list[str]:
+    """Each way in which locked Debian packages are not those that `wanted` asks for; none are in order."""
+    if not parsed.debian:
+        return []
+    asked: dict[str, list[str]] = {key: [] for key in debianlines.KEYS}
+    for key, value in debianlines.inputs_facts(wanted):
+        asked[key].append(value)
+    return [change for key, values in asked.items() for change in _changes(key, parsed, values)]
 
 
 def _changes(key: str, parsed: Parsed, wanted: Iterable[str]) -> Iterable[str]:

@@ -8,15 +8,17 @@ https://docs.astral.sh/uv/reference/settings/#dependency-metadata
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from builder.arch import Arch, host_arch
+from builder.base.debian_package import Selection
 from builder.errors import BuildError, ConfigError, room_hint
 from builder.packages.fetch import Scratch, Store, counted
 from builder.packages.index import Sources
 from builder.packages.inputs import Inputs
-from builder.packages.lockfile import Lock, Parsed, Pin, Source, parse, render
+from builder.packages.lockfile import Lock, Parsed, Pin, Source, debian_changes, parse, render
 from builder.packages.source import Built, built_wheel, prepare, wheel_requires
 from builder.packages.uv import File, Found, Metadata, Resolution, resolve
 from builder.progress import Progress
@@ -24,6 +26,8 @@ from builder.whole_file import whole_file
 
 _ROUNDS = 10
 """A package from source may ask for others that make it another version, and so on."""
+
+Choose = Callable[[Lock, Mapping[str, Selection]], Mapping[str, Selection]]
 
 
 def lock(
@@ -35,13 +39,22 @@ def lock(
     wheelhouse: Path | None,
     index: bool,
     upgrade: bool = False,
+    choose: Choose | None = None,
 ) -> Lock:
     """Resolves `inputs` for their architectures, and writes the lock file: whole, or not at all.
 
-    Versions that are locked stay where they still fit, unless `upgrade` says otherwise. BuildError with what
-    is in the way, and a hint.
+    Versions that are locked stay where they still fit, unless `upgrade` says otherwise. `choose` gives the
+    base's Debian packages for what was resolved, and hears which are locked. BuildError with what is in the
+    way, and a hint.
     """
-    return Locking(inputs, Sources(wheelhouse, index, inputs.index), cache, progress).run(lock_path, upgrade)
+    old = None if upgrade else _old(lock_path)
+    sources = Sources(wheelhouse, index, inputs.index)
+    made = Locking(inputs, sources, cache, progress).run(old, refresh=upgrade)
+    if choose is not None:
+        kept = old.debian if old and not debian_changes(old, inputs.debian) else {}
+        made = replace(made, debian=choose(made, kept))
+    write(lock_path, render(made))
+    return made
 
 
 class Locking:
@@ -57,16 +70,16 @@ class Locking:
         self._known: dict[tuple[str, str], tuple[Source, Path]] = {}
         """(package, version) -> how it is built, and the wheel that it comes to."""
 
-    def run(self, lock_path: Path, upgrade: bool) -> Lock:
-        parsed = None if upgrade else _old(lock_path)
-        old = parsed.pins if parsed else {}
-        self._old = parsed.sources if parsed else {}
+    def run(self, locked: Parsed | None, *, refresh: bool) -> Lock:
+        """The new lock, with as much of the `locked` one as still fits; `refresh` asks the index anew."""
+        old = locked.pins if locked else {}
+        self._old = locked.sources if locked else {}
         pins, sources = {}, {}
         with Scratch(self._cache) as scratch:
             for arch in sorted(self._inputs.arches, key=lambda one: one.name):
                 preferred = {pin.name: pin.version for pins_ in old.values() for pin in pins_}
                 preferred |= {pin.name: pin.version for pin in old.get(arch.name, ())}
-                found = self._resolve(arch, preferred, scratch, refresh=upgrade)
+                found = self._resolve(arch, preferred, scratch, refresh=refresh)
                 pins[arch.name] = tuple(sorted(self._pin(one, arch) for one in found))
                 for one in found:
                     if one.name in self._inputs.from_source:
@@ -79,15 +92,15 @@ class Locking:
             if len(versions) > 1:
                 what = f"{name} comes to another version on each architecture: {', '.join(sorted(versions))}"
                 raise BuildError(what, f"ask for one of them: {name}=={max(versions)}")
-        made = Lock(self._inputs, pins, sources)
-        write(lock_path, render(made))
-        return made
+        return Lock(self._inputs, pins, sources)
 
     def _resolve(
         self, arch: Arch, preferred: Mapping[str, str], scratch: Path, *, refresh: bool
     ) -> list[Found]:
         """The packages for `arch`, once it is known what each of those from source asks for."""
         inputs = self._inputs
+        if not inputs.requirements:
+            return []
         with self._progress.step(f"resolving {counted(inputs.requirements, 'requirement')} for {arch.name}"):
             for _ in range(_ROUNDS):
                 metadata = [Metadata(name, None) for name in inputs.from_source]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from packaging.utils import (
@@ -44,9 +43,3 @@ def is_of(wheel: Path, name: str, version: str) -> bool:
         return identity(wheel.name) == (canonicalize_name(name), Version(version), True)
     except InvalidVersion:
         return False
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,12 +19,13 @@ from builder.arch import Arch, host_arch
 from builder.base.debian import DebianBase
 from builder.bases import suite_with
 from builder.errors import BuildError, ToolMissing
+from builder.files_by_hash import sha256_of
 from builder.packages.confine import FILE_BYTES, GIVEN, OUTPUT, run_confined
 from builder.packages.fetch import Scratch, Store, Wanted
 from builder.packages.index import Sources
 from builder.packages.inputs import Inputs
 from builder.packages.lockfile import Pin, Source
-from builder.packages.names import identity, safe_name, sha256_of
+from builder.packages.names import identity, safe_name
 from builder.packages.sdist import requirements_of, static_requires
 from builder.packages.tags import best, fits
 from builder.packages.unpack import unpack

@@ -17,10 +17,11 @@ from urllib.parse import unquote, urlsplit
 from builder.arch import Arch
 from builder.command import run
 from builder.errors import BuildError, ToolMissing
-from builder.packages.index import Sources, to_toml, without_passwords
+from builder.packages.index import Sources, to_toml
 from builder.packages.tags import GLIBC, best
 from builder.packages.uv_errors import Question, translated
 from builder.progress import Progress
+from builder.transfer import without_passwords
 
 
 @dataclass(frozen=True)

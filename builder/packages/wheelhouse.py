@@ -8,12 +8,12 @@ from pathlib import Path
 
 from builder.arch import Arch
 from builder.errors import BuildError, room_hint
+from builder.files_by_hash import sha256_of
 from builder.packages.fetch import Store, Wanted, counted
 from builder.packages.index import Sources
 from builder.packages.inputs import Inputs
 from builder.packages.install import wheel_files
 from builder.packages.lockfile import Lock
-from builder.packages.names import sha256_of
 from builder.progress import Progress
 from builder.whole_file import whole_file
 

@@ -15,9 +15,11 @@ from builder.errors import BuildError, room_hint
 from builder.tree.bytecode import Compiler, check_version
 from builder.tree.contents import Contents, tree_contents
 from builder.tree.distributions import Distribution, normalized
+from builder.tree.interpreter import read_release
 from builder.tree.layers import Placement, part
 from builder.tree.origin import Origins, report_text
 from builder.tree.origins import find_origins
+from builder.tree.owners import find_owners, os_release, to_report
 from builder.tree.root import Root
 from builder.tree.spec import INIT_PATH, REPORT_FORMAT, REPORT_PATH, SANDBOX_PATH, TREE_PATH, TreeSpec
 from builder.tree.write import (
@@ -113,11 +115,13 @@ def _assemble(
     progress("writing the runtime")
     _write_runtime(spec, contents, runtime, policy, image / SANDBOX_PATH[1:])
     origins = find_origins(contents, root, spec)
-    report = _report(spec, contents, origins, tree)
+    report = _report(spec, contents, origins, root, tree)
     (image / REPORT_PATH[1:]).write_text(report.to_json())
     _write_image_root(image, tree, spec)
     _normalize(image, tree, spec.epoch)
     progress("parting the layers")
+    for layer in spec.layers:  # the Dockerfile names them all
+        (out / layer.name).mkdir()
     place = Placement(spec.layers, origins, Root(tree))
     part(image, out, place, empty=spec.layers[-1].name, epoch=spec.epoch)
     return report
@@ -202,16 +206,19 @@ def _normalize(image: Path, tree: Path, epoch: int) -> None:
     normalize(image, FOLDER_MODE, epoch)
 
 
-def _report(spec: TreeSpec, contents: Contents, origins: Origins, tree: Path) -> Report:
-    """What the tree in the folder `tree` holds, why, and what was promised of it."""
+def _report(spec: TreeSpec, contents: Contents, origins: Origins, root: Root, tree: Path) -> Report:
+    """What the tree in the folder `tree` holds, why, whose it is, and what was promised of it."""
     python = contents.interpreter
+    libraries = (path for path in sorted(contents.files) if posixpath.basename(path).startswith("libpython"))
     facts = {
         "format": REPORT_FORMAT,
         "arch": spec.arch,
         "base": spec.base,
+        "os_release": os_release(root),
         "python": {
             "path": python.path,
             "version": ".".join(map(str, python.version)),
+            "release": read_release(root, python.version, (python.executable, *libraries)),
             "stdlib": python.stdlib,
             "sys_path": contents.sys_path,
         },
@@ -220,7 +227,10 @@ def _report(spec: TreeSpec, contents: Contents, origins: Origins, tree: Path) ->
         "optional_libraries": spec.optional_libraries,
         "warnings": contents.warnings,
     }
-    return Report(facts | origins.to_report(tree))
+    held = origins.to_report(tree)
+    owned = find_owners(contents, root, spec.arch)
+    claimed = {f"{one.name} {one.version}".strip() for one in contents.distributions}
+    return Report(facts | held | to_report(held["files"], origins.origins, owned, claimed))
 
 
 def _json(data: dict[str, Any]) -> str:

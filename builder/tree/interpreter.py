@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from builder.arch import Arch
@@ -82,6 +83,18 @@ def find_interpreter(root: Root, python_path: str, arch: Arch, base: str) -> Int
         site=site,
         venv_config=venv.path if venv is not None else None,
     )
+
+
+def read_release(root: Root, version: tuple[int, int], files: Iterable[str]) -> str:
+    """The whole version, as 3.13.5, which the first of `files` that has it carries as a text; "" in none.
+
+    PY_VERSION, which sys.version is made of, in the program or in libpython.
+    """
+    text = re.compile(rb"\0(%d\.%d\.\d{1,3}(?:(?:a|b|rc)\d{1,2})?)\+?\0" % version)
+    for path in files:
+        if found := text.search(root.host(path).read_bytes()):
+            return found[1].decode()
+    return ""
 
 
 def _executable(root: Root, python_path: str, base: str) -> str:

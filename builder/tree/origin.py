@@ -14,6 +14,9 @@ from builder.tree.bytecode import cache_path
 
 KINDS = ("python", "package", "base-package", "library", "listed", "system", "supplied")
 
+LOADER = "loader"
+"""What the origin of the dynamic loader is called."""
+
 
 @dataclass(frozen=True)
 class Origin:

@@ -17,7 +17,7 @@ from builder.tree.closure import RULE
 from builder.tree.contents import Contents
 from builder.tree.distributions import Distribution, normalized
 from builder.tree.metadata import recorded_files, required_names
-from builder.tree.origin import Origin, Origins
+from builder.tree.origin import LOADER, Origin, Origins
 from builder.tree.root import Root, is_below
 from builder.tree.spec import PACKAGES_PATH, Rule, TreeSpec
 
@@ -74,7 +74,7 @@ class _Finder:
         version = ".".join(map(str, python.version))
         text = f"python_path: {python.configured} in {self._spec.base}"
         program = self._add(Origin(f"Python {version}", "python", None, text))
-        loader = self._add(Origin("loader", "python", program, f"starts {python.executable}"))
+        loader = self._add(Origin(LOADER, "python", program, f"starts {python.executable}"))
         library = self._add(Origin("standard library", "python", program, f"what {python.path} imports"))
         for path in (python.configured, python.executable, python.path, python.venv_config):
             if path is not None:

@@ -83,11 +83,15 @@ def _add_certificates(selection: Selection, root: Root) -> dict[str, bytes]:
     return texts
 
 
+def certificate_files(root: Root) -> list[str]:
+    """The files of the base's single certificates, as jail paths without links."""
+    names = [name for name in root.names(_CERTIFICATES) if name.endswith(".crt")]
+    return [root.resolve(posixpath.join(_CERTIFICATES, name)).path for name in names]
+
+
 def _certificates(root: Root) -> bytes:
     """All certificates that the base would trust had update-ca-certificates run."""
-    names = [name for name in root.names(_CERTIFICATES) if name.endswith(".crt")]
-    files = [root.host(root.resolve(posixpath.join(_CERTIFICATES, name)).path) for name in names]
-    texts = [file.read_bytes() for file in files]
+    texts = [root.host(path).read_bytes() for path in certificate_files(root)]
     return b"".join(text if text.endswith(b"\n") else text + b"\n" for text in texts)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from builder.arch import host_arch
+from builder.arch import Arch, host_arch
 from builder.config import load_config
 from builder.plan import make_plan
 from builder.seccomp.catalog import load_catalog
@@ -18,7 +18,7 @@ from builder.seccomp.syscalls import number
 from tests.conftest import REPOSITORY, Bare, Container, Place, Result
 
 NAMED = re.compile(
-    rf"sandbox: denied (?P<call>\w+) \((?P<number>\d+), {host_arch().name}\)(?: at line \d+ of the code)?"
+    r"sandbox: denied (?P<call>\w+) \((?P<number>\d+), (?P<arch>\w+)\)(?: at line \d+ of the code)?"
     r"(?:, which ends its process)?(?:; dangerous: [^\n]+)?(?:; (?:to allow it: |nothing allows it)[^\n]+)?\n"
 )
 """What the supervisor says of a denied call."""
@@ -80,7 +80,7 @@ def call(name, *arguments):
 outcomes = {{}}
 denied = set()
 for name, lines in attacks.items():
-    scope = dict(call=call, ctypes=ctypes, libc=libc, os=os, sys=sys)
+    scope = dict(call=call, number=numbers.get, ctypes=ctypes, libc=libc, os=os, sys=sys)
     try:
         exec(lines, scope)
         outcomes[name] = str(scope.get("found", "OK"))
@@ -104,16 +104,22 @@ print(json.dumps(refused))
 """
 
 
-def program(lines_by_name: Mapping[str, str]) -> str:
+def arch_of(place: Place) -> Arch:
+    """The architecture of the kernel there: this machine's, unless the place has one of its own."""
+    found: Arch = getattr(place, "arch", None) or host_arch()
+    return found
+
+
+def program(lines_by_name: Mapping[str, str], arch: Arch | None = None) -> str:
     """One program that makes all the attacks, one after the other, and prints the outcomes as JSON."""
-    called = set(re.findall(r'call\("(\w+)"', "\n".join(lines_by_name.values())))
-    numbers = {name: number(name, host_arch()) for name in called}
+    called = set(re.findall(r'(?:call|number)\("(\w+)"', "\n".join(lines_by_name.values())))
+    numbers = {name: number(name, arch or host_arch()) for name in called}
     return PROGRAM.format(data=json.dumps([numbers, dict(lines_by_name)]))
 
 
 def outcomes(place: Place, lines_by_name: Mapping[str, str]) -> dict[str, str]:
     """What became of each attack in `place`; the program that made them must have run to its end."""
-    ended = place.run(program(lines_by_name) + "print(json.dumps(sorted(denied)))")
+    ended = place.run(program(lines_by_name, arch_of(place)) + "print(json.dumps(sorted(denied)))")
     told, _, denied = ended.stdout.partition("\n")
     if isinstance(place, Bare | Container) and ended.exit_code == 0:
         judge_names(place, json.loads(denied), ended.stderr)
@@ -128,8 +134,9 @@ def read(result: Result) -> dict[str, str]:
 
 def judge_names(place: Place, denied: Sequence[str], stderr: str) -> None:
     """Every call that the policy denied is named, with its number, and none that it allows."""
-    named = {match["call"]: int(match["number"]) for match in NAMED.finditer(stderr)}
-    assert named == {name: number(name, host_arch()) for name in named}
+    arch = arch_of(place)
+    named = {match["call"]: (int(match["number"]), match["arch"]) for match in NAMED.finditer(stderr)}
+    assert named == {name: (number(name, arch), arch.name) for name in named}
     allowed = shipped_policy().allowed()
     assert {name for name in named if allowed.get(name) == ()} - LANDLOCK == set()
     unnamed = {name for name in denied if name not in allowed} - named.keys()
@@ -171,6 +178,6 @@ def differences(ended: Mapping[str, str], due: Mapping[str, str]) -> dict[str, s
 
 def judge_killed(attack: Attack, jail: Place) -> None:
     """The attack ends the run by its signal, before it gets an answer; a call that does it is named."""
-    ended = jail.run(program({"attack": attack.lines}))
+    ended = jail.run(program({"attack": attack.lines}, arch_of(jail)))
     signal_number = signal.Signals[attack.inside]
     assert (ended.exit_code, ended.stdout) == (128 + signal_number, "")

@@ -36,12 +36,13 @@ def test_a_crash_leaves_no_core_file(writable: Outside, entrypoint: Entrypoint) 
     assert crash(entrypoint.command("-c", CRASH), entrypoint.enter) == (128 + signal.SIGSEGV, False)
 
 
+ATTACKS = {
+    "a limit of its own": Attack('call("setrlimit", 4, (ctypes.c_uint64 * 2)(0, 0))', "OK", "EPERM"),
+    "dumpable": Attack('call("prctl", 4, 1)', "OK", "EPERM"),
+    "is dumpable": Attack('found = call("prctl", 3)', "1", "0"),
+}
+
+
 def test_core_files_stay_off(outside: Place, jail: Place, where: str) -> None:
     """The limit is 0 and cannot be raised; and the process is not dumpable, which no limit can change."""
-    limit = "(ctypes.c_uint64 * 2)(0, 0)"
-    attacks = {
-        "a limit of its own": Attack(f'call("setrlimit", 4, {limit})', "OK", "EPERM"),
-        "dumpable": Attack('call("prctl", 4, 1)', "OK", "EPERM"),
-        "is dumpable": Attack('found = call("prctl", 3)', "1", "0"),
-    }
-    judge(attacks, outside, jail, where)
+    judge(ATTACKS, outside, jail, where)

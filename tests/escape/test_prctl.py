@@ -36,11 +36,13 @@ def test_no_option_that_sets_is_open(outside: Place, jail: Place, where: str) ->
     judge(ATTACKS, outside, jail, where)
 
 
+IN_FORCE = {
+    "PR_GET_DUMPABLE": Attack('found = call("prctl", 3)', "1", "0"),
+    "PR_GET_NO_NEW_PRIVS": Attack('found = call("prctl", 39, 0, 0, 0, 0)', "0", "1"),
+    "PR_GET_SECCOMP": Attack('found = call("prctl", 21)', "0", "2"),
+}
+
+
 def test_what_is_in_force_can_be_read(outside: Place, jail: Place, where: str) -> None:
     """Not dumpable, no new privileges, under a filter: as the kernel itself says."""
-    attacks = {
-        "PR_GET_DUMPABLE": Attack('found = call("prctl", 3)', "1", "0"),
-        "PR_GET_NO_NEW_PRIVS": Attack('found = call("prctl", 39, 0, 0, 0, 0)', "0", "1"),
-        "PR_GET_SECCOMP": Attack('found = call("prctl", 21)', "0", "2"),
-    }
-    judge(attacks, outside, jail, where)
+    judge(IN_FORCE, outside, jail, where)

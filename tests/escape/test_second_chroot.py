@@ -20,14 +20,14 @@ found = open({str(secret)!r}).read()
     judge({"climb": Attack(climb, "of the host", "EPERM")}, outside, jail, where)
 
 
+CALLS = {
+    "chroot": Attack('os.chroot(".")', "OK", "EPERM"),
+    "chroot of a path that is not mapped": Attack('call("chroot", 1)', "EFAULT", "EPERM"),
+    "by way of unshare": Attack('call("unshare", 0x200)', "OK", "EPERM"),  # CLONE_FS
+    "by way of setns": Attack('call("setns", os.open("/", 0), 0)', "EINVAL", "EPERM", restricted="EACCES"),
+}
+
+
 def test_no_call_changes_the_root(mounted: Place, jail: Place, where: str) -> None:
     """EPERM where the kernel did it, or complained of the arguments; fchdir alone leads nowhere."""
-    attacks = {
-        "chroot": Attack('os.chroot(".")', "OK", "EPERM"),
-        "chroot of a path that is not mapped": Attack('call("chroot", 1)', "EFAULT", "EPERM"),
-        "by way of unshare": Attack('call("unshare", 0x200)', "OK", "EPERM"),  # CLONE_FS
-        "by way of setns": Attack(
-            'call("setns", os.open("/", 0), 0)', "EINVAL", "EPERM", restricted="EACCES"
-        ),
-    }
-    judge(attacks, mounted, jail, where)
+    judge(CALLS, mounted, jail, where)

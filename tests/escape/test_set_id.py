@@ -55,13 +55,15 @@ found = (any(held), len(held) > 30)
 """
 
 
+LEFT = {
+    "ids": Attack("found = 0 in (*os.getresuid(), *os.getresgid())", "True", "False"),
+    "bounding set": Attack(BOUNDING_SET, "(True, True)", "(False, True)"),
+}
+
+
 def test_nothing_of_root_is_left(outside: Place, jail: Place, where: str) -> None:
     """No id is 0, and no capability is in the bounding set, from which a set-id program would draw."""
-    attacks = {
-        "ids": Attack("found = 0 in (*os.getresuid(), *os.getresgid())", "True", "False"),
-        "bounding set": Attack(BOUNDING_SET, "(True, True)", "(False, True)"),
-    }
-    judge(attacks, outside, jail, where)
+    judge(LEFT, outside, jail, where)
 
 
 def test_no_group_is_left(entrypoint: Entrypoint) -> None:

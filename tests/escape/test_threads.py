@@ -27,9 +27,12 @@ found = set(answers)
 """
 
 
+ATTACKS = {"threads": Attack(IN_THREADS, "{0}", "{1}")}
+
+
 def test_the_codes_threads_are_filtered(outside: Place, jail: Place, where: str) -> None:
     """Each thread that the code starts gets the answers that the first one gets."""
-    judge({"threads": Attack(IN_THREADS, "{0}", "{1}")}, outside, jail, where)
+    judge(ATTACKS, outside, jail, where)
 
 
 # A thread that is there before the lock-down, as one of an import's would be. The code tells it when to act.

@@ -91,20 +91,24 @@ def test_nothing_that_can_be_seen_can_be_written(outside: Place, jail: Place, wh
     judge({"walk": Attack(WALK.format(top=top), "True", "False")}, outside, jail, where)
 
 
+LINKS = {"link": Attack('os.link(os.__file__, "/usr/lib/evil")', "OK", "EROFS", docker="EPERM")}
+
+
 def test_no_hard_link_keeps_or_reaches_a_file(writable: Place, jail: Place, where: str) -> None:
     """A link would outlive the file's removal, and carry its owner's bits."""
-    link = 'os.link(os.__file__, "/usr/lib/evil")'
-    judge({"link": Attack(link, "OK", "EROFS", docker="EPERM")}, writable, jail, where)
+    judge(LINKS, writable, jail, where)
+
+
+FROM_SCRATCH = {
+    "link": Attack('os.link(os.__file__, tmp + "/link")', "OK", "EXDEV"),
+    "rename": Attack('os.rename("/etc/ssl", tmp + "/ssl")', "OK", "EXDEV"),
+}
+FROM_SCRATCH = {
+    name: replace(attack, lines='tmp = os.environ.get("TMPDIR", "/tmp")\n' + attack.lines)
+    for name, attack in FROM_SCRATCH.items()
+}
 
 
 def test_no_hard_link_from_the_scratch_folder(writable: Place, jail_with_scratch: Place, where: str) -> None:
     """The scratch folder is another file system; nor does a file go into it by rename."""
-    attacks = {
-        "link": Attack('os.link(os.__file__, tmp + "/link")', "OK", "EXDEV"),
-        "rename": Attack('os.rename("/etc/ssl", tmp + "/ssl")', "OK", "EXDEV"),
-    }
-    attacks = {
-        name: replace(attack, lines='tmp = os.environ.get("TMPDIR", "/tmp")\n' + attack.lines)
-        for name, attack in attacks.items()
-    }
-    judge(attacks, writable, jail_with_scratch, where)
+    judge(FROM_SCRATCH, writable, jail_with_scratch, where)

@@ -19,6 +19,7 @@ from builder import jailrun
 from builder.arch import ARCHES, host_arch
 from builder.archive import BuiltImage, write_archive
 from builder.layers import write_layer
+from builder.registry import client as registry_client
 from tests import binfmt
 from tests.conftest import sandbox_build
 from tests.integration.front import Front, serving
@@ -57,6 +58,12 @@ def front(registry: str) -> Iterator[Front]:
     """A front of `registry` that can be told to misbehave."""
     with serving(registry) as server:
         yield server
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails for a moment is tried again as often as ever, after shorter pauses."""
+    monkeypatch.setattr(registry_client, "_PAUSES_S", (0.01, 0.02, 0.03))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import requests
+import trustme
 
 USER, PASSWORD = "pusher", "correct horse"
 
@@ -19,22 +20,51 @@ USER, PASSWORD = "pusher", "correct horse"
 HTPASSWD = f"{USER}:$2b$04$Qf3ItKwvpXiRgWgRAI0iGeo8XTR.jARNEjMq57Tyjfo0tjGVtrIjm\n"
 
 
+class Tls:
+    """A certificate authority of a test's own, with a certificate for 127.0.0.1; files in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        authority = trustme.CA()
+        issued = authority.issue_cert("127.0.0.1")
+        self.authority = folder / "authority.pem"
+        self.certificate = folder / "certificate.pem"
+        self.key = folder / "key.pem"
+        authority.cert_pem.write_to_path(self.authority)
+        issued.private_key_pem.write_to_path(self.key)
+        issued.cert_chain_pems[0].write_to_path(self.certificate)
+
+
 @contextmanager
-def running_registry(folder: Path, auth: str = "") -> Iterator[str]:
-    """A registry with an empty store; gives its HOST:PORT."""
+def running_registry(
+    folder: Path, auth: str = "", tls: Tls | None = None, *, clients: bool = False
+) -> Iterator[str]:
+    """A registry with an empty store; gives its HOST:PORT. `clients`: these need a certificate too."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{probe.getsockname()[1]}"
+    secure = ""
+    if tls is not None:
+        wanted = f", clientcas: [{tls.authority}]" if clients else ""
+        secure = f", tls: {{certificate: {tls.certificate}, key: {tls.key}{wanted}}}"
     config = folder / "registry.yml"
     config.write_text(
         "version: 0.1\nlog: {level: error}\n"
         f"storage: {{filesystem: {{rootdirectory: {folder / 'store'}}}}}\n"
-        f"http: {{addr: '{host}'}}\n{auth}"
+        f"http: {{addr: '{host}'{secure}}}\n{auth}"
     )
+
+    def is_up() -> bool:
+        if clients:
+            socket.create_connection(("127.0.0.1", int(host.rpartition(":")[2])), timeout=5).close()
+            return True
+        scheme = "https" if tls else "http"
+        verify = str(tls.authority) if tls else True
+        return requests.get(f"{scheme}://{host}/v2/", timeout=5, verify=verify).status_code in (200, 401)
+
     with (folder / "registry.log").open("wb") as log:
         process = subprocess.Popen(["docker-registry", "serve", str(config)], stdout=log, stderr=log)
         try:
-            wait_for(lambda: requests.get(f"http://{host}/v2/", timeout=5).status_code in (200, 401))
+            wait_for(is_up)
             yield host
         finally:
             process.terminate()
@@ -48,7 +78,7 @@ def wait_for(happened: Callable[[], bool], seconds: float = 20) -> None:
         try:
             if happened():
                 return
-        except requests.ConnectionError:
+        except (requests.ConnectionError, ConnectionRefusedError):
             pass
         assert time.monotonic() < end, "did not happen in time"
         time.sleep(0.05)

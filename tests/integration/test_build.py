@@ -278,7 +278,7 @@ def test_unchanged(tmp_path: Path) -> None:
 
     forced = built(output, "--no-cache")
     assert (succeeded(forced), "nothing changed" in forced.stderr) == (digest, False)
-    assert "fetching packages" in forced.stderr
+    assert "choosing packages" in forced.stderr
     assert archive.stat().st_mtime_ns != written
 
     with archive.open("r+b") as file:

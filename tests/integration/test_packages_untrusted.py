@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from builder import transfer
 from builder.errors import BuildError
-from builder.packages import Lock, read_lock, transfer
-from builder.packages.index import Sources
-from builder.packages.transfer import Transfer
-from builder.packages.uv import File
+from builder.packages import Lock, read_lock
+from builder.transfer import Transfer
 from tests.integration.wheelproject import ARM64, QUIET, Project
 from tests.wheels import wheel
 
@@ -98,14 +97,11 @@ def test_a_file_is_no_larger_than_its_index_says(tmp_path: Path) -> None:
     """What comes beyond that is not even written; neither is what comes too slowly waited for."""
     path = wheel(tmp_path, "a")
     size = path.stat().st_size
-    way = Transfer(Sources(), threading.Event())
-    for sent, allowed in ((size, size), (size, size - 1)):
-        file = File(path.as_uri(), None, True, allowed)
-        if sent <= allowed:
-            assert way.fetch(file, tmp_path / "copy", "a") == hashlib.sha256(path.read_bytes()).hexdigest()
-        else:
-            with pytest.raises(BuildError, match=f"a is larger than {allowed} bytes"):
-                way.fetch(file, tmp_path / "copy", "a")
+    way = Transfer(threading.Event(), hint="")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert way.fetch(path.as_uri(), size, tmp_path / "copy", "a") == digest
+    with pytest.raises(BuildError, match=f"a is larger than {size - 1} bytes"):
+        way.fetch(path.as_uri(), size - 1, tmp_path / "copy", "a")
 
 
 def test_a_server_that_drips_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,6 +119,6 @@ def test_a_server_that_drips_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyP
                     time.sleep(0.02)
 
         threading.Thread(target=drip, daemon=True).start()
-        file = File(f"http://127.0.0.1:{server.getsockname()[1]}/a-1.0-py3-none-any.whl", None, True)
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/a-1.0-py3-none-any.whl"
         with pytest.raises(BuildError, match=r"a cannot be fetched: in 0\.5 s there came \d+ bytes"):
-            Transfer(Sources(environ={}), threading.Event()).fetch(file, tmp_path / "copy", "a")
+            Transfer(threading.Event(), hint="", environ={}).fetch(url, None, tmp_path / "copy", "a")

@@ -16,7 +16,7 @@ from builder.archive import BuiltImage, open_archive, write_archive
 from builder.errors import VerificationFailed
 from builder.policies import of_image
 from builder.progress import Progress
-from builder.registry import push
+from builder.registry import Image, push
 from builder.seccomp import Request, compile_policy, effective_policy
 from builder.seccomp.bpf import evaluate
 from builder.seccomp.kernel import answers
@@ -164,8 +164,8 @@ def test_diff_of_a_registrys_images(tmp_path: Path, registry: str) -> None:
     """By tag and by digest, one image or an index over two architectures; only the config is pulled."""
     old, new = of(Request(), tmp_path, "old"), of(Request(("signals",)), tmp_path, "new")
     arm64 = of(Request(), tmp_path, "arm64", "arm64")
-    digest = push([old], f"{registry}/team/sandbox:1", Progress(quiet=True))
-    push([new, arm64], f"{registry}/team/sandbox:2", Progress(quiet=True))
+    digest = push([Image(old)], f"{registry}/team/sandbox:1", Progress(quiet=True)).digest
+    push([Image(new), Image(arm64)], f"{registry}/team/sandbox:2", Progress(quiet=True))
     for before in (f"{registry}/team/sandbox:1", f"{registry}/team/sandbox@{digest}"):
         found = policy("diff", before, f"{registry}/team/sandbox:2", "--arch", "amd64")
         assert found.exit_code == 1, found.stderr
@@ -179,7 +179,7 @@ def test_diff_of_a_registrys_images(tmp_path: Path, registry: str) -> None:
 def test_a_registry_that_lies_is_not_believed(tmp_path: Path, front: Front) -> None:
     """What comes for a digest must have it; what is no manifest is told as such; nothing is a traceback."""
     old = of(Request(), tmp_path, "old")
-    push([old], f"{front.host}/team/sandbox:1", Progress(quiet=True))
+    push([Image(old)], f"{front.host}/team/sandbox:1", Progress(quiet=True))
 
     def refused(body: bytes, path: str, status: int = 200) -> str:
         front.faults[:] = [Fault("GET", path, status, times=9, body=body)]
@@ -192,7 +192,7 @@ def test_a_registry_that_lies_is_not_believed(tmp_path: Path, front: Front) -> N
     assert refused(b"{}", "/blobs/").endswith(": what it sent is not what its digest says")
     assert refused(b"not JSON", "/manifests/").endswith(": manifests/1: no image is there")
     assert refused(b"[]", "/manifests/").endswith(": manifests/1: no image is there")
-    assert refused(b"{}", "/manifests/").endswith("/team/sandbox:1: what is there is no image")
+    assert refused(b"{}", "/manifests/").endswith(f"sha256:{sha256(b'{}').hexdigest()} is no image")
     index = json.dumps({"manifests": [{"digest": "x", "platform": {"architecture": "mips"}}]}).encode()
     assert refused(index, "/manifests/").endswith(f"1 has no image for {HOST.name}")
     denied = json.dumps({"errors": [{"code": "DENIED", "message": "not yours"}]}).encode()

@@ -21,6 +21,8 @@ import pytest
 from builder.archive import BuiltImage, open_archive, unpack_archive, write_archive
 from builder.errors import BuildError
 from builder.layers import LayerUnpacker, write_layer
+from builder.progress import Progress
+from builder.shelf import Shelf
 
 EPOCH = 1735689600
 
@@ -128,6 +130,37 @@ def test_archive_bytes(image: BuiltImage, tmp_path: Path) -> None:
         manifest = tar.extractfile(f"blobs/{first.replace(':', '/')}")
         assert manifest is not None
         assert sha256(manifest.read()) == first
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
+def test_a_damaged_layer_of_the_cache_is_made_anew(image: BuiltImage, tmp_path: Path, damage: str) -> None:
+    """Compressed layers are kept by what they are made of, and one that is not what it was is not used."""
+    shelf = Shelf(tmp_path / "cache", "layers", Progress(quiet=True))
+    first = write_archive(image, tmp_path / "a.tar", "x:y", shelf=shelf)
+    (blob,) = (tmp_path / "cache/layers").glob("*/blob")
+    written = blob.stat().st_mtime_ns
+    assert write_archive(image, tmp_path / "b.tar", "x:y", shelf=shelf) == first
+    assert blob.stat().st_mtime_ns == written  # it was not compressed again
+    if damage == "gone":
+        blob.unlink()
+    else:
+        content = blob.read_bytes()
+        blob.write_bytes(content[:-1] if damage == "cut" else b"\0" + content[1:])
+    assert write_archive(image, tmp_path / "c.tar", "x:y", shelf=shelf) == first
+    assert (tmp_path / "c.tar").read_bytes() == (tmp_path / "a.tar").read_bytes()
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_compressions(image: BuiltImage, root: Path, tmp_path: Path, compression: str) -> None:
+    """Either way the image unpacks to what it was made of; the digest says which way."""
+    path = tmp_path / "a.tar"
+    digest = write_archive(image, path, "x:y", compression=compression)
+    with open_archive(path) as archive:
+        assert {layer.media_type.rpartition("+")[2] for layer in archive.layers} == {compression}
+    unpack_archive(path, tmp_path / "again")
+    assert listing(tmp_path / "again") == listing(root)
+    other = {"gzip": "zstd", "zstd": "gzip"}[compression]
+    assert write_archive(image, tmp_path / "b.tar", "x:y", compression=other) != digest
 
 
 def test_two_indexes(image: BuiltImage, tmp_path: Path) -> None:

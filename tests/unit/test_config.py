@@ -322,6 +322,13 @@ def test_effective_is_a_config_again(load: Load) -> None:
     assert load(json.dumps(plain))[0] == config
 
 
+def test_effective_has_every_kind_of_dependencies(load: Load) -> None:
+    """A list, and the path of a file; without a warning, which would be an error here."""
+    for text, plain in (("[numpy, pandas>=2]", ["numpy", "pandas>=2"]), ("needs.txt", "needs.txt")):
+        config, _ = load(f"dependencies: {text}\n")
+        assert effective(config)["dependencies"] == plain
+
+
 def test_effective_hides_secrets(load: Load) -> None:
     """show-config shows that there is a key and a password, not which."""
     config, _ = load(

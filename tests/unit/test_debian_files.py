@@ -84,7 +84,7 @@ def test_debian_out_of_reach_is_an_error_that_names_it_and_leaves_nothing(tmp_pa
     """Exit code 1, the mirror in the hint; no file in the cache that a later build would believe."""
     with pytest.raises(BuildError) as failure:
         ask(tmp_path)
-    assert str(failure.value.hint) == f"is the mirror {MIRROR} within reach?"
+    assert str(failure.value.hint).startswith(f"is the mirror {MIRROR} within reach?")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

@@ -13,11 +13,11 @@ import pytest
 
 from builder.errors import BuildError
 from builder.packages import boundedzip, sdist, wheel
-from builder.packages.index import without_passwords
 from builder.packages.sdist import static_requires
-from builder.shelf import Shelf
 from builder.packages.wheel import read_metadata, read_wheel
 from builder.progress import Progress
+from builder.shelf import Shelf
+from builder.transfer import without_passwords
 from tests.wheels import sdist as make_sdist
 from tests.wheels import wheel as make_wheel
 

@@ -9,9 +9,10 @@ import pytest
 from packaging.requirements import Requirement
 
 from builder.arch import ARCHES
+from builder.base import DebianPackage, Selection
 from builder.errors import ConfigError
 from builder.packages import install
-from builder.packages.inputs import Inputs
+from builder.packages.inputs import DebianInputs, Inputs
 from builder.packages.lockfile import Lock, Pin, Source, parse, read_lock, render
 
 A, B, C, D = (letter * 64 for letter in "abcd")
@@ -163,3 +164,117 @@ def test_no_lock_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the packages are not locked yet") as caught:
         read_lock(tmp_path / "config.lock", INPUTS)
     assert caught.value.problems[0][1] == "sandbox-build lock"
+
+
+def libc(arch: str) -> DebianPackage:
+    path = f"pool/main/g/glibc/libc6_2.41-12_{arch}.deb"
+    return DebianPackage("libc6", "2.41-12", arch, "glibc", A, 2_850_108, path)
+
+
+NETBASE = DebianPackage(
+    "netbase", "6.5", "all", "netbase", B, 12436, "pool/main/n/netbase/netbase_6.5_all.deb"
+)
+DEBIAN_INPUTS = replace(INPUTS, debian=DebianInputs("debian:trixie", ("libgomp1", "netbase"), "auto"))
+DEBIAN_LOCK = replace(
+    LOCK,
+    inputs=DEBIAN_INPUTS,
+    debian={
+        arch: Selection((libc(arch), NETBASE), f"20250{number}01T000000Z")
+        for number, arch in enumerate(ARCHES, 3)
+    },
+)
+
+
+def test_debian_packages_are_lines_of_their_own(tmp_path: Path) -> None:
+    """Sorted, one a line, with what they were chosen for; read back as they were."""
+    text = render(DEBIAN_LOCK)
+    assert [line for line in text.splitlines() if line not in render(LOCK).splitlines()] == [
+        "#: base debian:trixie",
+        "#: base-package libgomp1",
+        "#: base-package netbase",
+        "#: libraries auto",
+        "#: debian-published amd64 20250301T000000Z",
+        f"#: debian amd64 {libc('amd64')}",
+        f"#: debian amd64 netbase 6.5 all netbase {B} 12436 pool/main/n/netbase/netbase_6.5_all.deb",
+        "#: debian-published arm64 20250401T000000Z",
+        f"#: debian arm64 libc6 2.41-12 arm64 glibc {A} 2850108 pool/main/g/glibc/libc6_2.41-12_arm64.deb",
+        f"#: debian arm64 {NETBASE}",
+    ]
+    (tmp_path / "config.lock").write_text(text)
+    assert read_lock(tmp_path / "config.lock", DEBIAN_INPUTS) == DEBIAN_LOCK
+
+
+def test_a_lock_without_debian_packages_is_a_lock(tmp_path: Path) -> None:
+    """Of any base: whoever locked before we did that need not lock again."""
+    (tmp_path / "config.lock").write_text(render(LOCK))
+    assert read_lock(tmp_path / "config.lock", DEBIAN_INPUTS).debian == {}
+
+
+@pytest.mark.parametrize(
+    ("debian", "message"),
+    [
+        (None, "base debian:trixie is locked, but no longer asked for"),
+        (
+            DebianInputs("debian:bookworm", ("libgomp1", "netbase"), "auto"),
+            "base debian:bookworm is not locked",
+        ),
+        (
+            DebianInputs("debian:trixie", ("libgl1", "libgomp1", "netbase"), "auto"),
+            "base_package libgl1 is not",
+        ),
+        (
+            DebianInputs("debian:trixie", ("netbase",), "auto"),
+            "base_package libgomp1 is locked, but no longer",
+        ),
+        (DebianInputs("debian:trixie", ("libgomp1", "netbase"), "strict"), "libraries strict is not locked"),
+    ],
+)
+def test_debian_packages_of_another_base_are_refused(
+    tmp_path: Path, debian: DebianInputs | None, message: str
+) -> None:
+    ((said, hint),) = disagreements(tmp_path / "config.lock", render(DEBIAN_LOCK), debian=debian)
+    assert "config and lock disagree" in said
+    assert message in said
+    assert hint == "sandbox-build lock"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("libc6 2.41-12 amd64", "libc6 2.41-12 arm64", "libc6 is for arm64"),
+        ("libc6 2.41-12 amd64", "libc6 2.41 12 amd64", "has not 7 words"),
+        ("libc6 2.41-12 amd64", "libc6 two amd64", "'two' is no version"),
+        ("libc6 2.41-12 amd64", "netbase 2.41-12 amd64", "netbase is there twice"),
+        ("libc6 2.41-12 amd64", "--libc6 2.41-12 amd64", "'--libc6' is no name"),
+        (" 2850108 ", " 02850108 ", "'02850108' is no size"),
+        (f" {A} ", f" {A[:-1]} ", "is no sha256"),
+        (f" {A} ", f" {A.upper()} ", "is no sha256"),
+        (" pool/main/g", " /pool/main/g", "is no path"),
+        (" pool/main/g", " pool/../main/g", "is no path"),
+        (" pool/main/g", " http://host/pool/main/g", "is no path"),
+        ("_amd64.deb", "_amd64.tar", "is no path"),
+        ("debian amd64 libc6", "debian mips libc6", "'mips' is not an architecture that is locked"),
+        ("amd64 20250301T000000Z", "amd64 20250301T250000Z", "'20250301T250000Z' is no date"),
+        ("#: debian-published arm64", "#: debian-published amd64", "is no date, or the second one"),
+    ],
+)
+def test_a_damaged_line_of_a_debian_package_is_refused(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    """By its number."""
+    text = render(DEBIAN_LOCK)
+    assert old in text
+    changed = text.replace(old, new, 1)
+    same = zip(text.splitlines(), changed.splitlines(), strict=True)
+    number = next(number for number, (a, b) in enumerate(same, 1) if a != b)
+    ((said, hint),) = disagreements(tmp_path / "config.lock", changed, debian=DEBIAN_INPUTS.debian)
+    assert message in said
+    assert f"line {number if 'twice' not in message else number + 1}: #: debian" in said
+    assert hint is not None
+    assert "sandbox-build lock" in hint
+
+
+def test_either_all_architectures_have_debian_packages_or_none(tmp_path: Path) -> None:
+    lines = [line for line in render(DEBIAN_LOCK).splitlines(True) if not line.startswith("#: debian arm64")]
+    ((said, _),) = disagreements(tmp_path / "config.lock", "".join(lines), debian=DEBIAN_INPUTS.debian)
+    assert "the Debian packages for arm64 are not whole" in said

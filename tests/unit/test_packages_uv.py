@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from builder.errors import ConfigError
-from builder.packages.index import Sources, to_toml, without_passwords
+from builder.packages.index import Sources, to_toml
 from builder.packages.uv_errors import Question, translated
+from builder.transfer import without_passwords
 
 MIRROR = "https://user:s%40cret@host/simple"
 

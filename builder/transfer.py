@@ -1,11 +1,13 @@
-"""Files, copied from where the index has them: no larger and no slower than can be."""
+"""Files, copied from wherever they are: no larger and no slower than can be."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -15,14 +17,12 @@ from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from builder.errors import BuildError
-from builder.packages.index import Sources, without_passwords
-from builder.packages.uv import File
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 60
 _TRIES = 3
 _LARGEST_BYTES = 4 << 30
-"""Of a file whose size the index does not tell."""
+"""Of a file whose size nobody tells."""
 _SYSTEM_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu, Alpine
     "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora and its kin
@@ -34,39 +34,66 @@ _STALL_BYTES = 64 << 10
 """So much must come in that time."""
 
 
+_LOCAL = ("file", "copy")
+"""Schemes of files on this machine; apt has two."""
+_GONE = (404, 410)
+_PASSWORD = re.compile(r"(?<=://)[^/\s]*@")
+
+
+class NotThere(BuildError):
+    """There is no such file, where it was looked for."""
+
+
 class Transfer:
-    """The way from an index to this machine."""
+    """The way from elsewhere to this machine.
 
-    def __init__(self, sources: Sources, stop: threading.Event) -> None:
-        self._sources = sources
+    `credentials` says user and password for a URL, `hint` what to do where nothing comes; with `stop` set, no
+    more is fetched.
+    """
+
+    def __init__(
+        self,
+        stop: threading.Event,
+        *,
+        hint: str,
+        credentials: Callable[[str], tuple[str, str] | None] = lambda _: None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
         self._stop = stop
+        self._hint = hint
+        self._credentials = credentials
+        self._environ = environ
 
-    def fetch(self, file: File, target: Path, what: str) -> str:
-        """Copies `file` into `target`; returns its SHA-256."""
+    def fetch(self, url: str, size: int | None, target: Path, what: str) -> str:
+        """Copies the file at `url` into `target`; returns its SHA-256. NotThere where there is none.
+
+        `size` in bytes, None where nobody says it. A connection that breaks is tried again.
+        """
         for left in reversed(range(_TRIES)):
             try:
-                return self._once(file, target, what)
+                return self._once(url, size, target, what)
             except (requests.RequestException, HTTPError) as error:
-                if left and not isinstance(error, requests.HTTPError):
+                status = error.response.status_code if isinstance(error, requests.HTTPError) else None
+                if left and status is None:
                     continue
                 reason = error.__cause__ or error.__context__ or error
-                raise BuildError(
-                    f"{what} cannot be fetched: {without_passwords(str(reason))}",
-                    "is the network up? --wheelhouse DIR --no-index needs none",
+                kind = NotThere if status in _GONE else BuildError
+                raise kind(
+                    f"{what} cannot be fetched: {without_passwords(str(reason))}", self._hint
                 ) from None
         raise AssertionError
 
-    def _once(self, file: File, target: Path, what: str) -> str:
+    def _once(self, url: str, size: int | None, target: Path, what: str) -> str:
         digest = hashlib.sha256()
-        limit = _LARGEST_BYTES if file.size is None else file.size
+        limit = _LARGEST_BYTES if size is None else size
         total = 0
         with target.open("wb") as copy:
-            for chunk in self._chunks(file.url, what):
+            for chunk in self._chunks(url, what):
                 total += len(chunk)
                 if total > limit:
                     raise BuildError(
                         f"{what} is larger than {limit} bytes, which it may have at most",
-                        "what the index sends is not what it announces: another index may be in order",
+                        "what is sent is not what was announced: it may be had from another place",
                     )
                 digest.update(chunk)
                 copy.write(chunk)
@@ -74,12 +101,10 @@ class Transfer:
 
     def _chunks(self, url: str, what: str) -> Iterator[bytes]:
         parts = urlsplit(url)
-        if parts.scheme == "file":
-            with Path(unquote(parts.path)).open("rb") as source:
-                while chunk := source.read(_CHUNK_BYTES):
-                    yield chunk
+        if parts.scheme in _LOCAL:
+            yield from _local(Path(unquote(parts.path)), what)
             return
-        auth = self._sources.credentials(url)
+        auth = self._credentials(url)
         with (
             self._session() as session,
             session.get(url, auth=auth, stream=True, timeout=_TIMEOUT_S) as response,
@@ -106,10 +131,26 @@ class Transfer:
         session.mount("https://", HTTPAdapter(max_retries=retry))
         session.mount("http://", HTTPAdapter(max_retries=retry))
         # What uv trusts; requests has variables of its own, which come first.
-        environ: Mapping[str, str] = self._sources.environ
+        environ = self._environ
         if not (environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE")):
             system = next((path for path in _SYSTEM_BUNDLES if Path(path).is_file()), True)
             session.verify = environ.get("SSL_CERT_FILE") or system
         # As it comes: a gzip encoding on the way would be undone, and hashed undone.
         session.headers["Accept-Encoding"] = "identity"
         return session
+
+
+def without_passwords(text: str) -> str:
+    """`text` as it may be shown: the credentials in URLs are stars."""
+    return _PASSWORD.sub("***@", text)
+
+
+def _local(path: Path, what: str) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as source:
+            while chunk := source.read(_CHUNK_BYTES):
+                yield chunk
+    except FileNotFoundError:
+        raise NotThere(f"{what} cannot be fetched: {path} is not there") from None
+    except OSError as error:
+        raise BuildError(f"{what} cannot be fetched: {path}: {error.strerror}") from None

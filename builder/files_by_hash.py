@@ -1,0 +1,79 @@
+"""Files that are known by their SHA-256: kept in the cache, checked at each use, fetched several at once."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import TypeVar
+
+from builder.errors import BuildError
+from builder.progress import Progress
+from builder.shelf import Shelf
+
+_AT_ONCE = 6
+
+_Key = TypeVar("_Key")
+
+
+class FilesByHash:
+    """One shelf of the cache, with a folder a hash."""
+
+    def __init__(self, cache: Path, name: str, progress: Progress) -> None:
+        self.shelf = Shelf(cache, name, progress)
+        self._progress = progress
+
+    def find(self, sha256: str) -> Path | None:
+        """The file with this hash; one that is damaged is thrown away, and said."""
+        entry = self.shelf.find(sha256)
+        if entry is None:
+            return None
+        files = list(entry.iterdir())
+        if len(files) == 1 and files[0].is_file() and sha256_of(files[0]) == sha256:
+            return files[0]
+        self._progress.note(f"a file in the cache is damaged, and fetched anew: {entry}")
+        self.shelf.discard(sha256)
+        return None
+
+    def fetch(self, sha256: str, name: str, copy: Callable[[Path], str]) -> Path:
+        """The file with this hash; where it is not there, `copy` writes it, as `name`, and returns its hash.
+
+        BuildError where that is another one: then nothing is kept.
+        """
+
+        def fill(work: Path) -> None:
+            digest = copy(work / name)
+            if digest != sha256:
+                raise BuildError(
+                    f"{name}: its hash is {digest}, but {sha256} is locked",
+                    "it was replaced, or damaged on its way: find out which, before locking again",
+                )
+
+        return next(self.shelf.open(sha256, fill).iterdir())
+
+
+def at_once(
+    work: Mapping[_Key, Callable[[], Path]], stop: threading.Event, on_done: Callable[[str], None]
+) -> Iterator[tuple[_Key, Path]]:
+    """What each piece of `work` returns, as it comes; `on_done` hears how many have come.
+
+    The first that fails ends the others: `stop` is set, and its error raised.
+    """
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        tasks = {pool.submit(one): key for key, one in work.items()}
+        try:
+            for number, task in enumerate(as_completed(tasks), 1):
+                on_done(f"{number} of {len(tasks)}: {tasks[task]}")
+                yield tasks[task], task.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,358 @@
+"""Credentials, tokens and certificates of a real registry: where they come from, and who gets to see them."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+import requests
+
+from builder.archive import open_archive
+from builder.errors import RegistryError
+from builder.registry import open_image, trust
+from builder.registry.client import Client
+from builder.registry.trust import is_loopback
+from tests.integration.front import Fault, Front, serving
+from tests.integration.pushing import (
+    WriteConfig,
+    push_one,
+    refusal,
+    remote_digest,
+    skopeo,
+)
+from tests.integration.servers import HTPASSWD, PASSWORD, USER, Tls, login, running_registry
+
+pytestmark = pytest.mark.usefixtures("docker_config")
+
+
+def test_credentials_from_docker_config(
+    private_registry: str, archive: Path, docker_config: WriteConfig
+) -> None:
+    """What `docker login` left behind opens the registry."""
+    config = docker_config(login(private_registry))
+    digest = push_one(archive, f"{private_registry}/team/sandbox:v1")
+    found = skopeo(
+        *("inspect", "--raw", "--tls-verify=false", "--authfile", str(config / "config.json")),
+        f"docker://{private_registry}/team/sandbox@{digest}",
+    )
+    with open_archive(archive) as sent:
+        assert found.encode().rstrip() == sent.manifest
+
+
+def test_credentials_from_helper(
+    private_registry: str,
+    archive: Path,
+    docker_config: WriteConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So does what a credential helper answers for the host."""
+    helper = tmp_path / "docker-credential-vault"
+    answer = json.dumps({"ServerURL": private_registry, "Username": USER, "Secret": PASSWORD})
+    helper.write_text(
+        f'#!/bin/sh\nread host\n[ "$1 $host" = "get {private_registry}" ] && echo {shlex.quote(answer)}\n'
+    )
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    docker_config({"credHelpers": {private_registry: "vault"}})
+    assert push_one(archive, f"{private_registry}/team/sandbox:v1").startswith("sha256:")
+
+
+def test_credentials_from_store(
+    private_registry: str,
+    archive: Path,
+    docker_config: WriteConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And what the store answers that Docker keeps everything in; a host that it does not know has none."""
+    helper = tmp_path / "docker-credential-shelf"
+    helper.write_text(
+        f"#!{sys.executable}\n"
+        "import json, sys\n"
+        f"known = {{{private_registry!r}: {{'Username': {USER!r}, 'Secret': {PASSWORD!r}}}}}\n"
+        "found = known.get(sys.stdin.read().strip())\n"
+        "print(json.dumps(found) if found else 'credentials not found in native keychain')\n"
+        "sys.exit(0 if found else 1)\n"
+    )
+    helper.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    docker_config({"credsStore": "shelf"})
+    assert push_one(archive, f"{private_registry}/team/sandbox:v1").startswith("sha256:")
+    with serving(private_registry) as front:
+        assert "Docker's config has none" in refusal(archive, f"{front.host}/team/sandbox:v1").message
+
+
+def test_missing_helper(private_registry: str, archive: Path, docker_config: WriteConfig) -> None:
+    """A helper that is not installed is named."""
+    docker_config({"credHelpers": {private_registry: "absent"}})
+    error = refusal(archive, f"{private_registry}/team/sandbox:v1")
+    assert "docker-credential-absent" in error.message
+
+
+def test_broken_config(private_registry: str, archive: Path, docker_config: WriteConfig) -> None:
+    """A config file whose entry is no credential is an error, not a traceback."""
+    docker_config({"auths": {private_registry: {"auth": "!"}}})
+    assert "Docker's credentials cannot be read" in refusal(archive, f"{private_registry}/a:b").message
+
+
+def test_no_credentials(private_registry: str, archive: Path) -> None:
+    """Without credentials the error says what to type."""
+    error = refusal(archive, f"{private_registry}/team/sandbox:v1")
+    assert "asks for credentials" in error.message
+    assert error.hint == f"docker login {private_registry}"
+
+
+def test_wrong_credentials(private_registry: str, archive: Path, docker_config: WriteConfig) -> None:
+    """A wrong password is told apart from none, and is not shown."""
+    docker_config(login(private_registry, password="wrong horse"))
+    error = refusal(archive, f"{private_registry}/team/sandbox:v1")
+    assert f"refuses the credentials of {USER}" in error.message
+    assert error.hint == f"docker login {private_registry}"
+    assert "wrong horse" not in f"{error.message}{error.hint}"
+
+
+def test_bearer_token(front: Front, archive: Path, docker_config: WriteConfig) -> None:
+    """A token server gets user and password; the registry gets the token alone."""
+    front.token_user = (USER, PASSWORD)
+    docker_config(login(front.host))
+    push_one(archive, f"{front.host}/team/sandbox:v1")
+    sent = [(path.split("?")[0], headers.get("Authorization", "")) for _, path, headers in front.seen]
+    assert {path for path, authorization in sent if authorization.startswith("Basic")} == {"/token"}
+    assert {authorization for path, authorization in sent if path != "/token"} == {"", "Bearer opened-0"}
+    assert any("scope=repository%3Ateam%2Fsandbox%3Apull%2Cpush" in path for _, path, _ in front.seen)
+
+
+def test_refused_token(front: Front, archive: Path, docker_config: WriteConfig) -> None:
+    """A token server that refuses is an error about credentials."""
+    front.token_user = (USER, PASSWORD)
+    docker_config(login(front.host, password="wrong horse"))
+    assert "refuses the credentials" in refusal(archive, f"{front.host}/team/sandbox:v1").message
+
+
+def test_netrc_is_not_read(
+    front: Front, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Credentials come from Docker's config alone: nothing of ~/.netrc goes to a registry."""
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password mine\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    push_one(archive, f"{front.host}/team/sandbox:v1")
+    assert not any("Authorization" in headers for _, _, headers in front.seen)
+
+
+def test_credentials_stay_with_their_host(
+    private_registry: str, archive: Path, docker_config: WriteConfig
+) -> None:
+    """A registry that has blobs uploaded to another host gets them there, without our credentials."""
+    with serving(private_registry) as front, serving(private_registry) as elsewhere:
+        front.uploads_to = elsewhere
+        docker_config(login(front.host))
+        error = refusal(archive, f"{front.host}/team/sandbox:v1")
+        assert elsewhere.requests("PUT", "/uploads/") >= 1
+        assert not any("Authorization" in headers for _, _, headers in elsewhere.seen)
+        assert "refuses the credentials" in error.message
+
+
+def test_redirects_get_no_token(
+    registry: str, front: Front, archive: Path, docker_config: WriteConfig
+) -> None:
+    """Nor does a host that an upload is redirected to; the blobs arrive there whole."""
+    with serving(registry) as elsewhere:
+        front.token_user = (USER, PASSWORD)
+        front.redirects_to = elsewhere
+        docker_config(login(front.host))
+        digest = push_one(archive, f"{front.host}/team/sandbox:v1")
+        assert elsewhere.requests("PUT", "/uploads/") == 3
+        assert not any("Authorization" in headers for _, _, headers in elsewhere.seen)
+    assert remote_digest(registry) == digest
+
+
+@pytest.mark.parametrize(("method", "status"), [("POST", 202), ("PUT", 307)])
+def test_no_way_without_encryption(front: Front, archive: Path, method: str, status: int) -> None:
+    """A registry that has blobs sent in the clear over the network is not obeyed, wherever it says so."""
+    front.faults.append(Fault(method, "/uploads/", status, headers={"Location": "http://192.0.2.1/upload"}))
+    error = refusal(archive, f"{front.host}/team/sandbox:v1")
+    assert "says to go on at http://192.0.2.1/upload" in error.message
+    assert error.message.endswith(", without encryption")
+
+
+@pytest.mark.parametrize("where", ["http://[/upload", "http://[::1/", "ftp://127.0.0.1/x", "//192.0.2.1/x"])
+def test_nowhere_to_go(front: Front, archive: Path, where: str) -> None:
+    """What is no URL, or one that we do not speak, is a registry's error and not ours."""
+    front.faults.append(Fault("POST", "/uploads/", 202, headers={"Location": where}))
+    assert "says to go on at" in refusal(archive, f"{front.host}/team/sandbox:v1").message
+
+
+def test_no_token_without_encryption(front: Front, archive: Path, docker_config: WriteConfig) -> None:
+    """Nor does a token server get a password so."""
+    docker_config(login(front.host))
+    challenge = {"WWW-Authenticate": 'Bearer realm="http://192.0.2.1/token",service="x"'}
+    front.faults.append(Fault("GET", "/v2/", 401, headers=challenge))
+    error = refusal(archive, f"{front.host}/team/sandbox:v1")
+    assert "wants credentials sent to http://192.0.2.1/token" in error.message
+
+
+def test_a_token_expires(front: Front, archive: Path, docker_config: WriteConfig) -> None:
+    """In the middle of a push another is fetched, by one of the threads, and the push goes on."""
+    front.token_user = (USER, PASSWORD)
+    front.token_requests = 4
+    docker_config(login(front.host))
+    digest = push_one(archive, f"{front.host}/team/sandbox:v1")
+    assert remote_digest(front.upstream) == digest
+    assert len(front.tokens) >= 3
+    assert front.requests("GET", "/token") == len(front.tokens)
+
+
+def test_credentials_expire(front: Front, archive: Path, docker_config: WriteConfig) -> None:
+    """Where no other is given the push ends, and nothing has the tag."""
+    front.token_user = (USER, PASSWORD)
+    front.token_requests = 4
+    docker_config(login(front.host))
+
+    def expire() -> None:
+        front.token_user = (USER, "another")
+
+    front.meanwhile.append(("PUT", "/uploads/", expire))
+    error = refusal(archive, f"{front.host}/team/sandbox:v1")
+    assert f"refuses the credentials of {USER}" in error.message
+    assert front.requests("PUT", "/manifests/v1") == 0
+
+
+def test_a_refused_token_is_asked_for_once(front: Front, archive: Path, docker_config: WriteConfig) -> None:
+    """A registry that wants no token that its server gives is not asked for ever."""
+    front.token_user = (USER, PASSWORD)
+    front.token_requests = 0
+    docker_config(login(front.host))
+    refusal(archive, f"{front.host}/team/sandbox:v1")
+    assert front.requests("GET", "/token") == 1
+
+
+# Certificates
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Tls:
+    """A certificate for 127.0.0.1, of an authority that nobody knows."""
+    return Tls(tmp_path)
+
+
+@pytest.fixture
+def tls_registry(tmp_path: Path, tls: Tls, docker_config: WriteConfig) -> Iterator[str]:
+    """A registry that speaks TLS alone and wants the credentials that Docker's config has for it."""
+    (tmp_path / "htpasswd").write_text(HTPASSWD)
+    auth = f"auth: {{htpasswd: {{realm: r, path: {tmp_path}/htpasswd}}}}\n"
+    with running_registry(tmp_path, auth, tls) as host:
+        docker_config(login(host))
+        yield host
+
+
+def test_unknown_authority(tls_registry: str, archive: Path) -> None:
+    """A server that proves itself with a certificate of nobody's is not spoken to, on loopback neither."""
+    error = refusal(archive, f"{tls_registry}/team/sandbox:v1")
+    assert "no secure connection" in error.message
+    assert "certificate verify failed" in error.message
+    assert "REQUESTS_CA_BUNDLE" in str(error.hint)
+    assert f"/etc/docker/certs.d/{tls_registry}/ca.crt" in str(error.hint)
+
+
+def test_authority_in_the_environment(
+    tls_registry: str, tls: Tls, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its authority in REQUESTS_CA_BUNDLE it is: TLS and a password, against the real thing."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tls.authority))
+    digest = push_one(archive, f"{tls_registry}/team/sandbox:v1")
+    repository, name = open_image(f"{tls_registry}/team/sandbox:v1")
+    assert repository.find_digest(name) == digest
+
+
+def test_authority_that_is_not_there(
+    tls_registry: str, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle that is not where the environment says is named."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "nowhere"))
+    assert f"invalid path: {tmp_path}/nowhere" in refusal(archive, f"{tls_registry}/team/sandbox:v1").message
+
+
+def test_authority_in_dockers_folder(
+    tls_registry: str, tls: Tls, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is with the file that Docker wants, for this registry alone."""
+    monkeypatch.setattr(trust, "CERTIFICATE_FOLDERS", (tmp_path / "certs.d",))
+    folder = tmp_path / "certs.d" / tls_registry
+    folder.mkdir(parents=True)
+    shutil.copy(tls.authority, folder / "ca.crt")
+    assert push_one(archive, f"{tls_registry}/team/sandbox:v1").startswith("sha256:")
+    folder.rename(folder.with_name("127.0.0.1:1"))
+    assert "certificate verify failed" in refusal(archive, f"{tls_registry}/team/sandbox:v2").message
+
+
+def test_a_certificate_of_ours(
+    tmp_path: Path, tls: Tls, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry that wants a client's certificate gets the one of Docker's folder."""
+    monkeypatch.setattr(trust, "CERTIFICATE_FOLDERS", (tmp_path / "certs.d",))
+    with running_registry(tmp_path, tls=tls, clients=True) as host:
+        folder = tmp_path / "certs.d" / host
+        folder.mkdir(parents=True)
+        shutil.copy(tls.authority, folder / "ca.crt")
+        with pytest.raises(RegistryError):
+            push_one(archive, f"{host}/team/sandbox:v1")
+        shutil.copy(tls.certificate, folder / "client.cert")
+        shutil.copy(tls.key, folder / "client.key")
+        assert push_one(archive, f"{host}/team/sandbox:v1").startswith("sha256:")
+
+
+def test_a_file_that_is_no_certificate(
+    tls_registry: str, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named."""
+    monkeypatch.setattr(trust, "CERTIFICATE_FOLDERS", (tmp_path / "certs.d",))
+    folder = tmp_path / "certs.d" / tls_registry
+    folder.mkdir(parents=True)
+    (folder / "ca.crt").write_text("nothing")
+    assert f"{folder / 'ca.crt'}: no certificate to use: " in refusal(archive, f"{tls_registry}/a:b").message
+
+
+@pytest.mark.usefixtures("hasty")
+def test_tls_elsewhere(archive: Path, registry: str, engine: docker.DockerClient) -> None:
+    """An address that is not loopback is spoken to with TLS alone: no request reaches a server without."""
+    (bridge,) = engine.networks.get("bridge").attrs["IPAM"]["Config"]
+    with serving(registry, str(ipaddress.ip_network(bridge["Subnet"])[1])) as front:
+        assert requests.get(f"http://{front.host}/v2/", timeout=5).status_code == 200
+        assert "no secure connection" in refusal(archive, f"{front.host}/team/sandbox:v1").message
+        assert len(front.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        *(("localhost", True), ("localhost:5000", True), ("127.0.0.1:5000", True), ("127.9.9.9", True)),
+        *(("[::1]:5000", True), ("reg.example", False), ("10.0.0.1:5000", False), ("[::2]", False)),
+        *(("localhost.reg.example", False), ("127.0.0.1.reg.example", False)),
+    ],
+)
+def test_plain_http(host: str, loopback: bool) -> None:
+    """Only names and addresses of this machine may be spoken to without TLS."""
+    assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    ("host", "server"),
+    [
+        ("docker.io", "registry-1.docker.io"),
+        ("index.docker.io", "registry-1.docker.io"),
+        ("reg.example:5000", "reg.example:5000"),
+    ],
+)
+def test_dockers_own_registry_has_another_name(host: str, server: str) -> None:
+    """What everybody calls docker.io listens elsewhere."""
+    assert Client(host, "team/sandbox", "pull", None).url("tags/list") == (
+        f"https://{server}/v2/team/sandbox/tags/list"
+    )

@@ -1,0 +1,50 @@
+"""Good programs on arm64's own kernel do what they do on amd64's."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.machine.comparing import judge, seen
+from tests.machine.conftest import Machines
+from tests.machine.machine import Machine
+from tests.machine.programs import PROGRAMS, Program
+
+CASES = [(name, place) for name, program in PROGRAMS.items() for place in program.places]
+LEVELS = {"chroot": "chroot", "userns": "chroot", "landlock": "landlock"}
+"""The privilege level that the runtime reaches in a place."""
+
+
+def run(machine: Machine, program: Program, place: str) -> dict[str, str]:
+    """How the program ends there: exit code, output, what was in force, what was denied."""
+    code, stdin = ("-",), program.code.encode()
+    if not program.by_stdin:
+        code, stdin = ("-c", program.code), program.stdin
+    ended = machine.execute(
+        *(place, *code, *program.arguments), stdin=stdin, status=True, scratch=program.scratch
+    )
+    return seen(ended, machine.arch)
+
+
+@pytest.mark.parametrize(("name", "place"), CASES)
+def test_a_good_program_ends_as_on_amd64(name: str, place: str, machines: Machines) -> None:
+    """With the exit code and the output that are known, and line by line the same where they are not."""
+    program = PROGRAMS[name]
+    amd64, arm64 = machines.each(lambda machine: run(machine, program, place))
+    judge(f"{name} at {place}", amd64, arm64)
+    assert program.exit_code is None or amd64["exit code"] == str(program.exit_code), amd64
+    assert program.prints is None or amd64["stdout"] == program.prints
+    assert f"'level': '{LEVELS[place]}'" in amd64["in force"]
+    assert "'naming': True" in amd64["in force"]
+
+
+def test_every_module_that_is_there_was_imported(machines: Machines) -> None:
+    """What "every module" says is missing are modules of other systems, and what Debian puts elsewhere."""
+    _, arm64 = machines.each(lambda machine: run(machine, PROGRAMS["every module"], "chroot"))
+    missing = {line.split()[0] for line in arm64["stdout"].splitlines()}
+    assert not missing & {"ssl", "sqlite3", "ctypes", "decimal", "asyncio", "lzma", "bz2", "zoneinfo", "json"}
+
+
+def test_both_run_one_version_of_the_kernel(machines: Machines) -> None:
+    """Debian's, and each for its own architecture: otherwise the kernels would be what is compared."""
+    assert machines.amd64.release.endswith("-amd64")
+    assert machines.arm64.release == machines.amd64.release.removesuffix("-amd64") + "-arm64"

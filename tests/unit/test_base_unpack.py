@@ -1,0 +1,207 @@
+"""Packages unpacked: as dpkg would, whatever is in them, and nothing outside the root."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from builder.base import dpkg
+from builder.base.deb import Deb
+from builder.base.debian import unpack
+from builder.base.debian_package import DebianPackage
+from builder.base.unpack import Unpacker
+from builder.errors import BuildError
+from builder.progress import Progress
+from tests.debs import COMPRESSORS, Entry, deb, described, folder, link
+
+QUIET = Progress(quiet=True)
+
+
+def unpacked(tmp_path: Path, *debs: Path) -> Path:
+    unpacker = Unpacker(tmp_path / "root")
+    for path in debs:
+        unpacker.unpack(Deb(path))
+    unpacker.finish()
+    return tmp_path / "root"
+
+
+@pytest.mark.parametrize("kind", COMPRESSORS)
+def test_a_package_is_read_however_it_is_compressed(tmp_path: Path, kind: str) -> None:
+    """And dpkg-deb, which made none of it, reads the same."""
+    path = deb(tmp_path / "a.deb", {"./usr/x": b"content"}, control="Multi-Arch: foreign\n", kind=kind)
+    assert (unpacked(tmp_path, path) / "usr/x").read_bytes() == b"content"
+    assert Deb(path).control == {
+        "Package": "one",
+        "Version": "1.0",
+        "Architecture": "all",
+        "Maintainer": "Nobody <x@example.org>",
+        "Multi-Arch": "foreign",
+        "Description": "a package\n of a test",
+    }
+    said = subprocess.run(["dpkg-deb", "-f", path, "Multi-Arch"], capture_output=True, text=True, check=True)
+    assert said.stdout == "foreign\n"
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_modes_are_the_packages_own(tmp_path: Path, umask: int) -> None:
+    """Whatever the umask; without set-id bits; of a folder that two packages have, the first one's."""
+    one = deb(
+        tmp_path / "a.deb",
+        {"./": folder(), "./sticky": folder(0o1777), "./d": folder(0o555), "./d/su": Entry(b"", 0o6755)},
+    )
+    two = deb(
+        tmp_path / "b.deb", {"./d": folder(0o777), "./d/x": Entry(b"", 0o640), "./new/y": b""}, name="b"
+    )
+    before = os.umask(umask)
+    try:
+        root = unpacked(tmp_path, one, two)
+    finally:
+        os.umask(before)
+    modes = {str(path.relative_to(root)): stat.S_IMODE(path.stat().st_mode) for path in root.rglob("*")}
+    assert modes == {
+        **{"sticky": 0o1777, "d": 0o555, "d/su": 0o755, "d/x": 0o640},
+        **{"new": 0o755, "new/y": 0o644},
+    }
+    assert int((root / "d/su").stat().st_mtime) == 1_700_000_000
+
+
+def test_a_link_to_a_folder_stays(tmp_path: Path) -> None:
+    """That is how /lib comes to lie in /usr: what a package has below it goes where the link leads."""
+    links = deb(
+        tmp_path / "a.deb", {"./usr/lib": folder(), "./lib": link("usr/lib"), "./up": link("/lib/../..")}
+    )
+    files = deb(
+        tmp_path / "b.deb",
+        {
+            "./lib": folder(0o700),
+            "./lib/x": b"x",
+            "./up/usr/y": b"y",
+            "./usr/z": Entry(type=tarfile.LNKTYPE, link="./lib/x"),
+        },
+        name="b",
+    )
+    root = unpacked(tmp_path, links, files)
+    assert (root / "lib").readlink() == Path("usr/lib")
+    assert (root / "usr/lib/x").read_bytes() == b"x"
+    assert stat.S_IMODE((root / "usr/lib").stat().st_mode) == 0o755
+    assert (root / "usr/y").read_bytes() == b"y", "a link above the root leads to the root"
+    assert (root / "usr/z").stat().st_ino == (root / "usr/lib/x").stat().st_ino
+
+
+@pytest.mark.parametrize(
+    ("entries", "why"),
+    [
+        ([("../x", Entry())], "leads out of the root"),
+        ([("./a/../../x", Entry())], "leads out of the root"),
+        ([("./null", Entry(type=tarfile.CHRTYPE))], "is neither a file, a folder nor a link"),
+        ([("./fifo", Entry(type=tarfile.FIFOTYPE))], "is neither a file, a folder nor a link"),
+        ([("./x", Entry()), ("./x/y", Entry())], "is to be a folder, but one has a file there"),
+        ([("./x", folder()), ("./x", Entry())], "/x is a folder of another package"),
+        ([("./h", Entry(type=tarfile.LNKTYPE, link="/etc/passwd"))], "a hard link to what is no file of it"),
+        ([("./h", Entry(type=tarfile.LNKTYPE, link="../x"))], "a hard link to what is no file of it"),
+        (
+            [("./l", link("/etc/passwd")), ("./h", Entry(type=tarfile.LNKTYPE, link="l"))],
+            "a hard link to what",
+        ),
+        ([("./l", link("l")), ("./l/x", Entry())], "l is to be a folder"),
+    ],
+)
+def test_what_no_package_has_is_refused(tmp_path: Path, entries: list[tuple[str, Entry]], why: str) -> None:
+    """By the package's name; nothing is written outside the root."""
+    with pytest.raises(BuildError, match=why) as caught:
+        unpacked(tmp_path, deb(tmp_path / "bad.deb", entries))
+    assert caught.value.message.startswith("bad.deb: ")
+    assert {path.name for path in tmp_path.iterdir()} == {"bad.deb", "root"}
+
+
+def test_absolute_names_and_links_lead_into_the_root(tmp_path: Path) -> None:
+    path = deb(
+        tmp_path / "a.deb", [("/etc/x", Entry(b"x")), ("./d/l", link(str(tmp_path))), ("./d/l/y", Entry(b"y"))]
+    )
+    root = unpacked(tmp_path, path)
+    assert (root / "etc/x").read_bytes() == b"x"
+    assert (root / str(tmp_path)[1:] / "y").read_bytes() == b"y"
+    assert not (tmp_path / "y").exists()
+
+
+@pytest.mark.parametrize("first", ["one", "two"])
+def test_a_file_of_two_packages(tmp_path: Path, first: str) -> None:
+    """It is an error; where one says that it replaces the other, it has the file in any order."""
+    one = deb(tmp_path / "one.deb", {"./x": b"one", "./l": link("one")})
+    two = deb(tmp_path / "two.deb", {"./x": b"two", "./l": link("two")}, name="two")
+    with pytest.raises(BuildError, match=r"two\.deb: /x is a file of one too"):
+        unpacked(tmp_path / "refused", one, two)
+    two = deb(two, {"./x": b"two", "./l": link("two")}, name="two", control="Replaces: zero, one (<< 2)\n")
+    root = unpacked(tmp_path, *([one, two] if first == "one" else [two, one]))
+    assert (root / "x").read_bytes() == b"two"
+    assert (root / "l").readlink() == Path("two")
+
+
+@pytest.mark.parametrize("damage", ["", "!<arch>\n", "cut", "flip"])
+def test_a_damaged_package_is_refused(tmp_path: Path, damage: str) -> None:
+    """As an error with its name, wherever the damage is."""
+    path = deb(tmp_path / "a.deb", {"./x": os.urandom(4096)})
+    content = path.read_bytes()
+    middle = len(content) // 2
+    flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    path.write_bytes({"cut": content[:middle], "flip": flipped}.get(damage, damage.encode()))
+    with pytest.raises(BuildError, match=r"^a\.deb: "):
+        unpacked(tmp_path, path)
+
+
+def test_the_database_is_as_dpkg_has_it(tmp_path: Path) -> None:
+    """Sorted by package; a list of each one's paths; dpkg-query, which knows the format, reads it."""
+    archive = tmp_path / "pool"
+    source = "Source: src (2.0)\nMulti-Arch: same\nDepends: b\n"
+    debs = [
+        deb(archive / "b_1.0_all.deb", {"./": folder(), "./usr/": folder(), "./usr/b": b""}, name="b"),
+        deb(
+            archive / "a_2-1_amd64.deb",
+            {"./usr/": folder(), "./usr/a": b""},
+            name="a",
+            version="2-1",
+            arch="amd64",
+            control=source,
+        ),
+    ]
+    packages = {
+        described(debs[0], archive): debs[0],
+        described(debs[1], archive, arch="amd64", source="src"): debs[1],
+    }
+    unpack(packages, tmp_path / "root", QUIET)
+    root = tmp_path / "root"
+    assert (root / dpkg.STATUS).read_text() == (
+        "Package: a\nStatus: install ok installed\nVersion: 2-1\nArchitecture: amd64\n"
+        "Maintainer: Nobody <x@example.org>\nSource: src (2.0)\nMulti-Arch: same\nDepends: b\n"
+        "Description: a package\n\n"
+        "Package: b\nStatus: install ok installed\nVersion: 1.0\nArchitecture: all\n"
+        "Maintainer: Nobody <x@example.org>\nDescription: a package\n"
+    )
+    assert (root / dpkg.INFO / "a:amd64.list").read_text() == "/.\n/usr\n/usr/a\n"
+    assert (root / dpkg.INFO / "b.list").read_text() == "/.\n/usr\n/usr/b\n"
+    query = [
+        "dpkg-query",
+        f"--admindir={root}/var/lib/dpkg",
+        "-W",
+        "-f",
+        "${binary:Package} ${source:Version}\n",
+    ]
+    said = subprocess.run(query, capture_output=True, text=True, check=True)
+    assert said.stdout.splitlines() == ["a:amd64 2.0", "b 1.0"]
+    for name in ("a:amd64", "b"):
+        said = subprocess.run([*query[:2], "--listfiles", name], capture_output=True, text=True, check=True)
+        assert said.stdout == f"/.\n/usr\n/usr/{name[0]}\n"
+
+
+def test_a_file_that_is_another_package_is_refused(tmp_path: Path) -> None:
+    """A lock can give any package the hash of any file."""
+    path = deb(tmp_path / "one_1.0_all.deb", {"./x": b""})
+    locked = described(path, tmp_path)
+    other = DebianPackage("libc6", locked.version, "all", "glibc", locked.sha256, locked.size, locked.path)
+    with pytest.raises(BuildError, match=r"libc6 1\.0: the locked hash is that of one 1\.0 all"):
+        unpack({other: path}, tmp_path / "root", QUIET)
