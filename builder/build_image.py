@@ -90,7 +90,7 @@ def build_image(
     built = Built(plan.arch.name, plan.reference, "", output / ARCHIVE, unchanged=False)
     if key and not options.no_cache and (known := _known_digest(output, key)):
         progress.note(f"{what}: nothing changed (--no-cache builds it all the same)")
-        driver.publish(built.archive)
+        driver.publish(built.archive, progress)
         return replace(built, digest=known, unchanged=True)
 
     own = base.build_rootfs()
@@ -99,8 +99,7 @@ def build_image(
     with tempfile.TemporaryDirectory(dir=options.output, prefix=f".{plan.arch.name}-") as temporary:
         scratch, finished = Path(temporary) / "scratch", Path(temporary) / "finished"
         scratch.mkdir()
-        with progress.step(f"{what}: trying the policy call by call"):
-            verify.filters(plan)
+        _try_filters(plan, options, what, progress)
         with progress.step(f"{what}: writing the context"):
             write_context(plan, finished / "context", target, own, packages)
         with progress.step(f"{what}: building with driver {driver.name}"):
@@ -141,8 +140,19 @@ def build_image(
             if replaced.exists() and not output.exists():
                 replaced.rename(output)
             raise
-    driver.publish(built.archive)
+    driver.publish(built.archive, progress)
     return built
+
+
+def _try_filters(plan: BuildPlan, options: Options, what: str, progress: Progress) -> None:
+    """Evaluates the compiled filters, unless the cache knows that these very ones were right."""
+
+    def fill(_work: Path) -> None:
+        with progress.step(f"{what}: trying the policy call by call"):
+            verify.filters(plan)
+
+    facts = json.dumps([_sources(), plan.arch.name, repr(plan.policy), plan.policy_bpf.hex()])
+    Shelf(options.cache, "filters", progress).open(hashlib.sha256(facts.encode()).hexdigest(), fill)
 
 
 def _job(

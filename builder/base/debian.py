@@ -168,7 +168,7 @@ def unpack(debs: Mapping[DebianPackage, Path], root: Path, progress: Progress) -
     for folder, mode in _FOLDERS.items():
         unpacker.folder(folder, mode)
     # Its links /bin, /lib and /lib64 into /usr come before whatever another package has in there.
-    for package, path in sorted(debs.items(), key=lambda one: one[0].name):
+    for package, path in sorted(debs.items(), key=lambda one: (one[0].name != "base-files", one[0])):
         progress.detail(f"{package.name} {package.version}")
         deb = Deb(path)
         says = tuple(deb.control[key] for key in ("Package", "Version", "Architecture"))

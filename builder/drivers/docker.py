@@ -18,7 +18,9 @@ import docker
 import requests
 from docker.errors import DockerException
 
+from builder.archive import open_archive
 from builder.command import run
+from builder.compression import COMPRESSIONS
 from builder.dockerfile import LAYERS_STAGE
 from builder.drivers.driver import AssemblerOutput, BuildJob
 from builder.errors import BuildError, SandboxError, ToolMissing, room_hint
@@ -32,6 +34,8 @@ _TIMEOUT_S = 600
 
 # BuildKit left docker's own client for the buildx plugin with version 23.
 _LAST_WITH_BUILDKIT = 22
+
+_FIRST_WITH_ZSTD = 23
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,15 @@ class DockerDriver:
                 engine.ping()
             raise output.failure(error) from None
 
-    def publish(self, archive: Path) -> None:
+    def publish(self, archive: Path, progress: Progress) -> None:
+        with open_archive(archive) as opened:
+            is_zstd = any(layer.media_type == COMPRESSIONS["zstd"].media_type for layer in opened.layers)
+        if is_zstd and int(self._version.partition(".")[0]) < _FIRST_WITH_ZSTD:
+            progress.warn(
+                f"{archive} was not loaded: Docker Engine {self._version} cannot read zstd, "
+                f"{_FIRST_WITH_ZSTD} and later can"
+            )
+            return
         with closing(connect()) as engine, archive.open("rb") as file, _explained():
             engine.images.load(file)
 

@@ -49,7 +49,7 @@ class Driver(Protocol):
         """
         ...
 
-    def publish(self, archive: Path) -> None:
+    def publish(self, archive: Path, progress: Progress) -> None:
         """Gives the finished image in `archive` its name, where this driver's users look for images."""
         ...
 

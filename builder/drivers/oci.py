@@ -42,5 +42,5 @@ class OciDriver:
             raise output.failure(error) from None
         return out
 
-    def publish(self, archive: Path) -> None:
+    def publish(self, archive: Path, progress: Progress) -> None:
         """The archive is all there is."""

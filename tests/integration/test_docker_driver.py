@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -21,11 +23,12 @@ from docker.errors import ImageNotFound
 from docker.models.images import Image
 
 from builder.arch import ARCHES, Arch, host_arch
-from builder.archive import open_archive
+from builder.archive import BuiltImage, open_archive, write_archive
 from builder.dockerfile import DockerfileInputs, render_dockerfile
 from builder.drivers import BuildJob, DockerDriver, OciDriver, choose_driver
 from builder.drivers.docker import find_client
 from builder.errors import BuildError, ConfigError, ToolMissing
+from builder.layers import write_layer
 from builder.progress import Progress
 from tests.integration.servers import Relay, wait_for
 
@@ -198,7 +201,7 @@ def test_loads_as_built(archive: Path, engine: docker.DockerClient) -> None:
     """The engine has no image of the asked name until the archive is published, and then the very one."""
     with open_archive(archive) as sent:
         ids = {sent.config.digest, sent.descriptor.digest}
-    DockerDriver().publish(archive)
+    DockerDriver().publish(archive, quiet())
     (loaded,) = (image for image in engine.images.list() if image.id in ids)
     try:
         assert loaded.tags
@@ -348,3 +351,21 @@ def running(name: str) -> bool:
         except OSError:
             pass
     return False
+
+
+def test_an_engine_that_cannot_read_zstd(
+    engine: docker.DockerClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An image of zstd layers is loaded where the engine can, and where it cannot the build says so."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root/file").write_text("x")
+    write_layer(tmp_path / "root", tmp_path / "layer.tar", epoch=0)
+    diff_id = f"sha256:{hashlib.sha256((tmp_path / 'layer.tar').read_bytes()).hexdigest()}"
+    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [diff_id]}}
+    image = BuiltImage(json.dumps(config).encode(), (tmp_path / "layer.tar",))
+    write_archive(image, tmp_path / "image.tar", REFERENCE, compression="zstd")
+    DockerDriver().publish(tmp_path / "image.tar", Progress())
+    told = "cannot read zstd" in capsys.readouterr().err
+    there = any(REFERENCE in found.tags for found in engine.images.list())
+    assert told != there
+    assert told == (int(engine.version()["Version"].partition(".")[0]) < 23)
