@@ -135,11 +135,7 @@ def merged(entries: Sequence[dict[str, Any]], ours: Sequence[dict[str, Any]]) ->
     """A list of referrers with `ours`, in place of what we had attached of the same kind before."""
     replaced = {_kind(entry) for entry in ours}
     digests = {entry["digest"] for entry in ours}
-    kept = [
-        entry
-        for entry in entries
-        if entry["digest"] not in digests and (_kind(entry)[1] is None or _kind(entry) not in replaced)
-    ]
+    kept = [entry for entry in entries if entry["digest"] not in digests and _kind(entry) not in replaced]
     return [*kept, *ours]
 
 

@@ -153,7 +153,8 @@ class Repository:
         """
         url = self._client.url(f"manifests/{name}")
         headers = {"Content-Type": manifest.media_type, **(conditions or {})}
-        answer = self._client.call("PUT", url, _STORED | {412}, headers=headers, body=content)
+        expected = _STORED | {412} if conditions else _STORED
+        answer = self._client.call("PUT", url, expected, headers=headers, body=content)
         if answer.status == 412:
             raise Conflict(f"{self}: {name} was changed by somebody else at the same time", "push again")
         self._must_have(manifest.digest, answer)

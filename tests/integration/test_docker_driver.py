@@ -121,7 +121,7 @@ def quiet() -> Progress:
 
 def entries(out: Path) -> dict[str, tuple[object, ...]]:
     """Everything that a layer's tar will say of each path in the folder of a layer, but for its date."""
-    found = {}
+    found: dict[str, tuple[object, ...]] = {}
     for path in sorted((out / "root").rglob("*")):
         status = path.lstat()
         content = (
@@ -241,7 +241,7 @@ def test_missing_base(make_job: MakeJob) -> None:
 def test_no_cache(make_job: MakeJob) -> None:
     """A second build takes the assembler's output from BuildKit's cache, unless told not to."""
     job = make_job("print('progress: ran')")
-    ran = []
+    ran: list[bool] = []
     for no_cache in (True, False, True):
         heard = Listening()
         scratch = job.scratch / str(len(ran))

@@ -10,17 +10,19 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO
 
 import pytest
 
-from builder.archive import Descriptor, open_archive
+from builder.archive import BuiltImage, Descriptor, open_archive, write_archive
 from builder.errors import BuildError, RegistryError
-from builder.registry import client
+from builder.registry import client, open_registry
 from builder.registry import images as images_module
+from builder.registry.client import Stopped
 from builder.registry.failures import retry_after_s
+from builder.registry.transfer import Blob, send_blobs
 from tests.integration.conftest import make_archive
 from tests.integration.front import Fault, Front, serving
 from tests.integration.pushing import push_all, push_one, refusal, remote_digest, remote_tags
@@ -132,6 +134,12 @@ def test_refused_blob(front: Front, archive: Path) -> None:
     assert set(tried(front, "/uploads/").values()) == {1}
 
 
+def test_a_tag_on_a_condition_of_the_registry(front: Front, archive: Path) -> None:
+    """412 where we set no condition is a refusal."""
+    front.faults.append(Fault("PUT", "/manifests/v1", 412))
+    assert "412 Precondition Failed" in refusal(archive, f"{front.host}/team/sandbox:v1").message
+
+
 def test_a_proxy_with_a_limit(front: Front, archive: Path) -> None:
     """A body that is too large for somebody on the way is an error that says what to look for."""
     front.faults.append(Fault("PUT", "/uploads/", 413, times=9, after=2))
@@ -226,6 +234,14 @@ def test_half_an_archive(front: Front, archive: Path) -> None:
     assert remote_tags(front.upstream) == set()
 
 
+def test_no_image(registry: str, tmp_path: Path) -> None:
+    """A config that names no architecture is an error that names the archive."""
+    path = tmp_path / "none.tar"
+    write_archive(BuiltImage(b'{"rootfs": {"diff_ids": []}}', ()), path, "a:b")
+    with pytest.raises(BuildError, match=r"none\.tar: cannot be read: 'architecture'"):
+        push_one(path, f"{registry}/team/sandbox:v1")
+
+
 def test_a_disk_that_fails(front: Front, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that gives an error half-way through a layer is named, and not taken for the network."""
 
@@ -256,6 +272,17 @@ def test_what_others_wait_for_is_given_up(
     front.faults += [Fault("POST", "/uploads/", 503, times=3), Fault("POST", "/uploads/", 400, times=99)]
     assert "400" in refusal(other, f"{front.host}/team/sandbox:v1").message
     assert front.requests("PUT") == 0
+
+
+def test_an_upload_that_is_under_way_is_given_up(front: Front) -> None:
+    """Not one more byte is read for it."""
+    _, repository = open_registry(f"{front.host}/team/sandbox:v1")
+    content = io.BytesIO(b"x" * 1000)
+    blob = Blob(Descriptor.of("text/plain", content.getvalue()), "amd64", lambda: nullcontext(content), "x")
+    repository.stop()
+    with pytest.raises(Stopped):
+        send_blobs(repository, [blob], lambda _lane, _text: None)
+    assert content.tell() == 0
 
 
 def test_two_architectures_of_which_one_is_refused(front: Front, archive: Path, tmp_path: Path) -> None:

@@ -293,6 +293,24 @@ def test_authority_in_dockers_folder(
     assert "certificate verify failed" in refusal(archive, f"{tls_registry}/team/sandbox:v2").message
 
 
+def test_an_authority_vouches_for_its_registry_alone(
+    tls_registry: str,
+    front: Front,
+    tls: Tls,
+    archive: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not for a host that the registry sends us to."""
+    monkeypatch.setattr(trust, "CERTIFICATE_FOLDERS", (tmp_path / "certs.d",))
+    folder = tmp_path / "certs.d" / front.host
+    folder.mkdir(parents=True)
+    shutil.copy(tls.authority, folder / "ca.crt")
+    where = {"Location": f"https://{tls_registry}/v2/team/sandbox/blobs/uploads/"}
+    front.faults.append(Fault("POST", "/uploads/", 202, headers=where))
+    assert "certificate verify failed" in refusal(archive, f"{front.host}/team/sandbox:v1").message
+
+
 def test_a_certificate_of_ours(
     tmp_path: Path, tls: Tls, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

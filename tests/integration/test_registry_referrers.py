@@ -213,6 +213,14 @@ def test_a_registry_that_looks_at_conditions(front: Front, archive: Path) -> Non
     assert all(etag and digest is None for etag, digest in conditions[1:])
 
 
+def test_a_refused_list_is_not_a_written_one(front: Front, archive: Path) -> None:
+    """After 412 an older entry of ours is still replaced."""
+    digest = attached(archive, front.host, BILL)
+    front.faults.append(Fault("PUT", f"/manifests/{digest.replace(':', '-')}", 412))
+    attached(archive, front.host, replace(BILL, content=b"newer"))
+    assert documents(front.host, digest) == {BILL.artifact_type: b"newer"}
+
+
 def test_a_list_that_never_rests(front: Front, archive: Path) -> None:
     """Who is refused again and again says so."""
     with open_archive(archive) as opened:

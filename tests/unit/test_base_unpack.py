@@ -121,7 +121,8 @@ def test_what_no_package_has_is_refused(tmp_path: Path, entries: list[tuple[str,
 
 def test_absolute_names_and_links_lead_into_the_root(tmp_path: Path) -> None:
     path = deb(
-        tmp_path / "a.deb", [("/etc/x", Entry(b"x")), ("./d/l", link(str(tmp_path))), ("./d/l/y", Entry(b"y"))]
+        tmp_path / "a.deb",
+        [("/etc/x", Entry(b"x")), ("./d/l", link(str(tmp_path))), ("./d/l/y", Entry(b"y"))],
     )
     root = unpacked(tmp_path, path)
     assert (root / "etc/x").read_bytes() == b"x"

@@ -32,7 +32,10 @@ def meet(folder: Path, mine: str, other: str, _progress: Progress) -> tuple[str,
     raise BuildError(f"{other} never came")
 
 
-def fail(error: Exception, _progress: Progress) -> str:
+Work = dict[str, Callable[[Progress], object]]
+
+
+def fail(error: Exception, _progress: Progress) -> object:
     raise error
 
 
@@ -79,8 +82,9 @@ ERRORS: dict[str, SandboxError] = {
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
 def test_errors_come_whole(error: SandboxError) -> None:
     """With all that they say, as what they are; the other's result is of no use then."""
+    work: Work = {"amd64": succeed, "arm64": partial(fail, error)}
     with pytest.raises(type(error)) as raised:
-        side_by_side({"amd64": succeed, "arm64": partial(fail, error)}, QUIET)
+        side_by_side(work, QUIET)
     assert vars(raised.value) == vars(error)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
@@ -103,14 +107,16 @@ def test_the_same_failure_is_told_once(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_a_bug_is_a_bug() -> None:
     """With the place where it is."""
+    work: Work = {"a": succeed, "b": partial(fail, ZeroDivisionError("x"))}
     with pytest.raises(RuntimeError, match=r"(?s)ZeroDivisionError.*test_side_by_side"):
-        side_by_side({"a": succeed, "b": partial(fail, ZeroDivisionError("x"))}, QUIET)
+        side_by_side(work, QUIET)
 
 
 def test_an_operating_systems_error() -> None:
     """Its number and its file stay."""
+    work: Work = {"a": succeed, "b": partial(fail, OSError(28, "No space left", "/x"))}
     with pytest.raises(OSError, match="No space") as raised:
-        side_by_side({"a": succeed, "b": partial(fail, OSError(28, "No space left", "/x"))}, QUIET)
+        side_by_side(work, QUIET)
     assert (raised.value.errno, raised.value.filename) == (28, "/x")
 
 
@@ -146,7 +152,7 @@ def test_interrupted(tmp_path: Path, whole_group: bool) -> None:
     )
     assert process.stderr is not None
     with process.stderr:
-        pids = []
+        pids: list[int] = []
         while len(pids) < 2:
             line = process.stderr.readline()
             if "ready" in line:
