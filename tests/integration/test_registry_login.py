@@ -18,7 +18,7 @@ from builder.archive import open_archive
 from builder.errors import RegistryError
 from builder.registry import open_image, trust
 from builder.registry.client import Client
-from builder.registry.trust import is_loopback
+from builder.registry.trust import is_loopback, origin
 from tests.integration.front import Fault, Front, serving
 from tests.integration.pushing import (
     WriteConfig,
@@ -359,6 +359,19 @@ def test_tls_elsewhere(archive: Path, registry: str, engine: docker.DockerClient
 def test_plain_http(host: str, loopback: bool) -> None:
     """Only names and addresses of this machine may be spoken to without TLS."""
     assert is_loopback(host) is loopback
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        *(("https://reg.example/v2/x", True), ("https://REG.example/token", True)),
+        *(("http://reg.example/v2/", False), ("https://reg.example:8443/v2/", False)),
+        *(("https://reg.example.evil/v2/", False), ("https://reg.example@evil/v2/", False)),
+    ],
+)
+def test_who_gets_credentials(url: str, same: bool) -> None:
+    """The registry by its scheme, host and port, and nobody else."""
+    assert (origin(url) == origin("https://reg.example/v2/")) is same
 
 
 @pytest.mark.parametrize(
