@@ -30,7 +30,7 @@ image: $(INSTALLED)
 	@$(BIN)/sandbox-build --arch $(ARCH)
 
 test: lint
-	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS) strace skopeo docker-registry zstd \
+	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS) strace skopeo docker-registry zstd git hostname taskset:util-linux \
 		qemu-aarch64-static:qemu-user-static
 	@bash .ci/docker
 	$(BIN)/pytest

@@ -6,8 +6,10 @@ command-line client is looked for that can.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shutil
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -36,6 +38,8 @@ _TIMEOUT_S = 600
 _LAST_WITH_BUILDKIT = 22
 
 _FIRST_WITH_ZSTD = 23
+
+_ALMOST_FULL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,10 @@ class DockerDriver:
         except BuildError as error:
             with _explained():
                 engine.ping()
+            # The client says no more than "EOF" of what it could not write.
+            if shutil.disk_usage(job.scratch).free < _ALMOST_FULL_BYTES:
+                full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise BuildError(f"{saved}: not written: {full.strerror}", room_hint(full)) from None
             raise output.failure(error) from None
 
     def publish(self, archive: Path, progress: Progress) -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,7 @@ class Maker:
         arches: Sequence[str] = tuple(ARCHES),
         before: Sequence[str] = (),
         checkout: Path = REPOSITORY,
-        env: Mapping[str, str] | None = None,
+        env: dict[str, str] | None = None,
         driver: str = "oci",
     ) -> Build:
         """Runs a build of `checkout` in `place`; `before` is put before its command line."""

@@ -112,7 +112,7 @@ REFUSALS = {
     ),
     "mirror": Refusal(
         1,
-        r"(?s).*error: debian:trixie for \w+ cannot be fetched: mmdebstrap .*\n"
+        r"(?s).*error: the lists of debian:trixie for \w+ cannot be fetched: mmdebstrap .*\n"
         r"hint: is the mirror http://127\.0\.0\.1:9/ .*\n",
         "base_mirror: http://127.0.0.1:9/\n",
     ),

@@ -133,8 +133,9 @@ def test_another_driver(plain: Build, maker: Maker) -> None:
 
 def test_the_date_of_a_later_commit(plain: Build, maker: Maker) -> None:
     """SOURCE_DATE_EPOCH dates the image, and no file: every layer stays as it is."""
-    place = maker.place("later")
-    made = maker.build(place, arches=[OWN], env={"SOURCE_DATE_EPOCH": "1800000000"})
+    (maker.folder / "later").mkdir()
+    env = {"SOURCE_DATE_EPOCH": "1800000000", "XDG_CACHE_HOME": str(maker.fetched)}
+    made = maker.build(maker.folder / "later", arches=[OWN], env=env)
     told = sandbox_build("compare", "--json", f"{plain.output}/{OWN}", f"{made.output}/{OWN}")
     assert told.exit_code == 1
     (image,) = json.loads(told.stdout)["images"]
@@ -209,22 +210,45 @@ def test_what_depends_on_circumstances_is_found(plain: Build, maker: Maker) -> N
 # What is compiled
 
 
+LEAK = '__attribute__((used, visibility("default"))) const char sandbox_build_where[] = __FILE__;'
+
+
 def test_natives(tmp_path: Path) -> None:
     """The runtime's C, compiled in another checkout, is what it is in this one, byte for byte."""
-    checkout = copy_checkout(tmp_path / "another checkout/of it")
+    ours = natives(REPOSITORY)
+    assert len(ours) == 2 * len(ARCHES)
+    # Another text: the compiler keeps what it made of this one.
+    made = compiled(tmp_path / "another checkout/of it", f"/* {tmp_path} */")
+    different = [name for name, content in ours.items() if made[name] != content]
+    assert different == [], "compiled from other sources? `pip install --editable .` compiles them again"
+
+
+def test_natives_with_a_path(tmp_path: Path) -> None:
+    """The control: a source that names its own path is compiled to other bytes, in which the path is."""
+    checkout = tmp_path / "another checkout"
+    made = compiled(checkout, LEAK)
+    for name, content in natives(REPOSITORY).items():
+        assert (made[name] != content, str(checkout).encode() in made[name]) == (True, True), name
+
+
+def natives(checkout: Path) -> dict[str, bytes]:
+    """What is compiled in `checkout`, for both architectures."""
+    folder = checkout / "runtime/native"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def compiled(checkout: Path, line: str) -> dict[str, bytes]:
+    """The natives of a copy of the sources, each of which has one more line, compiled as pip does."""
+    copy_checkout(checkout)
     shutil.copyfile(REPOSITORY / "hatch_build.py", checkout / "hatch_build.py")
-    ours = sorted((REPOSITORY / "runtime/native").rglob("*"))
-    assert len([path for path in ours if path.is_file()]) == 2 * len(ARCHES)
     shutil.rmtree(checkout / "runtime/native")
+    for source in (checkout / "runtime").glob("*.c"):
+        source.write_text(f"{source.read_text()}\n{line}\n")
     code = (
         "import sys; from hatch_build import NativeHook;"
         "NativeHook(sys.argv[1], {}, None, None, sys.argv[1], 'wheel').initialize('', {'artifacts': []})"
     )
-    env = os.environ | {"TZ": "Pacific/Kiritimati", "SOURCE_DATE_EPOCH": "1"}
     command = ["sh", "-c", 'umask 077 && exec "$@"', "sh", sys.executable, "-c", code, str(checkout)]
+    env = os.environ | {"TZ": "Pacific/Kiritimati", "SOURCE_DATE_EPOCH": "1"}
     subprocess.run(command, check=True, cwd=checkout, env=env)
-    for path in ours:
-        if path.is_file():
-            again = checkout / path.relative_to(REPOSITORY)
-            hint = "compiled from other sources? `pip install --editable .` compiles them again"
-            assert again.read_bytes() == path.read_bytes(), f"{path}: {hint}"
+    return natives(checkout)
