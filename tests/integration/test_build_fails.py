@@ -290,7 +290,8 @@ def building(
 @pytest.mark.parametrize(
     ("driver", "phase", "number"),
     [
-        ("oci", "fetching packages", signal.SIGINT),
+        ("oci", "choosing packages", signal.SIGINT),
+        ("oci", " packages, ", signal.SIGINT),
         ("oci", "writing the context", signal.SIGINT),
         ("oci", "building with driver oci", signal.SIGINT),
         ("oci", "building with driver oci", signal.SIGTERM),
