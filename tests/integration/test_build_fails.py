@@ -304,7 +304,7 @@ def building(
 def test_interrupted(driver: str, phase: str, number: int, output: Path, tmp_path: Path) -> None:
     """Ctrl-C or SIGTERM in any phase: exit 130, no result, no file, mount, container or process."""
     cache = tmp_path / "cache"
-    env = {"XDG_CACHE_HOME": str(cache)} if phase.startswith("fetching") else None
+    env = {"XDG_CACHE_HOME": str(cache)} if "packages" in phase else None
     arguments = (
         "--driver",
         driver,
