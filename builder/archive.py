@@ -26,7 +26,7 @@ import zstandard
 
 from builder.compression import COMPRESSIONS, Compression, compression_of
 from builder.errors import BuildError, room_hint
-from builder.layers import LayerUnpacker
+from builder.layers import BoundedInfo, LayerUnpacker
 from builder.reference import parse_reference
 from builder.shelf import Shelf
 
@@ -44,6 +44,7 @@ DAMAGE = (
     gzip.BadGzipFile,
     zstandard.ZstdError,
     EOFError,
+    RecursionError,
     KeyError,
     TypeError,
     ValueError,
@@ -283,7 +284,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
     """The archive at `path`; BuildError where it cannot be read or was not written by write_archive."""
     with ExitStack() as stack:
         try:
-            archive = Archive(path, stack.enter_context(tarfile.open(path, "r:")))
+            archive = Archive(path, stack.enter_context(tarfile.open(path, "r:", tarinfo=BoundedInfo)))
         except OSError as error:
             raise BuildError(f"{path}: cannot be read: {error.strerror}") from error
         except DAMAGE as error:

@@ -22,7 +22,7 @@ def output_folder(output: Path) -> Iterator[None]:
     try:
         output.mkdir(parents=True, exist_ok=True)
         lock = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
-        if not os.access(output, os.W_OK):
+        if not os.access(output, os.W_OK, effective_ids=True):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         hint = "name a folder that this user can write"
