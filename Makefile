@@ -1,5 +1,7 @@
 # make image    build the default image for this machine into dist/
+# make push TO=HOST/NAME:TAG    build it for both architectures, and push one reference
 # make test     lint, then every test, Docker's included (installs and starts Docker Engine when root and absent)
+# make test-arm64    the arm64 image on an arm64 kernel, compared with amd64's; `make test` does it too
 # make bench    the figures that README and docs name: a table, and bench.json
 # make soak     10,000 runs of mixed programs, 16 at once: two runs of one program are denied the same
 # make soak-service  100,000 mixed runs on one service, 16 at once; `make test` does a tenth of it
@@ -21,20 +23,29 @@ INSTALLED_TESTS := $(VENV)/installed-tests-$(VERSION)
 # Debian's keys and gpg are what mmdebstrap checks packages with on a machine that is not Debian.
 BASE_TOOLS := mmdebstrap gpg file:/usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring \
 	lib:libseccomp.so.2:libseccomp2
+MACHINES := qemu-system-aarch64:qemu-system-arm qemu-system-x86_64:qemu-system-x86
 RUN_TOOLS := unshare:util-linux setpriv:util-linux mount:mount
 
-.PHONY: image test lint bench soak soak-service test-cpython test-libraries golden clean
+.PHONY: image push test test-arm64 lint bench soak soak-service test-cpython test-libraries golden clean
 
 image: $(INSTALLED)
 	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS)
 	@$(BIN)/sandbox-build --arch $(ARCH)
 
+push: $(INSTALLED)
+	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS)
+	@$(BIN)/sandbox-build --arch amd64 --arch arm64 --push $(TO)
+
 test: lint
 	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS) strace skopeo docker-registry zstd git hostname taskset:util-linux \
-		qemu-aarch64-static:qemu-user-static
+		qemu-aarch64-static:qemu-user-static $(MACHINES)
 	@bash .ci/docker
 	$(BIN)/pytest
 	$(BIN)/python -m tests.benchmarks.soak_service 10000
+
+test-arm64: $(INSTALLED_TESTS)
+	@bash .ci/require $(BASE_TOOLS) $(RUN_TOOLS) $(MACHINES)
+	$(BIN)/pytest tests/machine
 
 lint: $(INSTALLED_TESTS)
 	$(BIN)/ruff check .

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MOUNTS, OWN = "/proc/self/mountinfo", "/proc/self/cgroup"
-SERVICE = "service"
+SERVICE = "sandbox-service"
 """The group that the server's own processes move to: one with groups below it must have none itself."""
+PREFIX = "run-"
+"""Of the name of a run's group; its number is behind it."""
 WANTED = ("memory", "pids")
 MAX_BYTES = 1 << 16
 
@@ -47,22 +49,26 @@ class Groups:
 
     def remove(self, number: int) -> None:
         """Removes the group, which has no process any more."""
-        try:  # noqa: SIM105 - contextlib would be an import
-            posix.rmdir(self._path(number))
-        except OSError:
-            pass  # never made, or a zombie is still in it: the next run with this number fails and says so
+        _try_remove(self._path(number))
+
+    def remove_left(self) -> None:
+        """Removes what an earlier server has left, whose numbers would fail else."""
+        for name in posix.listdir(self.folder):
+            if name.startswith(PREFIX):
+                _try_remove(f"{self.folder}/{name}")
 
     def _path(self, number: int) -> str:
-        return f"{self.folder}/run-{number}"
+        return f"{self.folder}/{PREFIX}{number}"
 
 
 def find_groups(read: "Callable[[str], str] | None" = None) -> "Groups | None":
     """The groups that this container may make; None where it may make none.
 
-    Moves every process of the container's own group to one below it.
+    Moves every process of the container's own group to one below it, and removes groups that are left there.
     """
     read = read or _read
-    folder = own_folder(read(MOUNTS), read(OWN))
+    # Where an earlier server has moved its parent, and so this one, the container's own is the one above.
+    folder = own_folder(read(MOUNTS), read(OWN)).removesuffix(f"/{SERVICE}")
     if not folder or not posix.access(folder, posix.W_OK):
         return None
     service = f"{folder}/{SERVICE}"
@@ -78,9 +84,11 @@ def find_groups(read: "Callable[[str], str] | None" = None) -> "Groups | None":
         for name in WANTED:
             if name in offered and _try_write(f"{folder}/cgroup.subtree_control", f"+{name}"):
                 controllers.append(name)
+        groups = Groups(folder, controllers)
+        groups.remove_left()
     except OSError:
         return None
-    return Groups(folder, controllers)
+    return groups
 
 
 def own_folder(mounts: str, own: str) -> str:
@@ -125,6 +133,13 @@ def _write(path: str, value: "int | str") -> None:
         posix.write(target, str(value).encode())
     finally:
         posix.close(target)
+
+
+def _try_remove(group: str) -> None:
+    try:  # noqa: SIM105 - contextlib would be an import
+        posix.rmdir(group)
+    except OSError:
+        pass  # never made, or a process is still in it: the next run with this number fails and says so
 
 
 def _try_write(path: str, value: "int | str") -> bool:

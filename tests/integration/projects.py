@@ -51,11 +51,12 @@ class Project:
         assert proof["how"] == "jail"
         return {one["name"] for one in proof["imports"]}
 
-    def lock(self, *arguments: str) -> None:
+    def lock(self, *arguments: str) -> Result:
         """Locks for this machine's architecture."""
         arch = f"--arch={host_arch().name}"
         done = sandbox_build("lock", arch, *self._offline, *arguments, env=self.env)
         assert done.exit_code == 0, done.stderr
+        return done
 
     def build(self, *arguments: str, driver: str = "oci", output: Path | None = None) -> Result:
         where = f"--output={output or self.output}"

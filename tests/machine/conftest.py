@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ import pytest
 
 from builder.arch import ARCHES
 from tests.conftest import sandbox_build
-from tests.machine.machine import Machine, running
+from tests.machine.machine import BOARDS, Machine, running
 
 pytest.register_assert_rewrite("tests.machine.comparing", "tests.escape.attacks")
 
@@ -47,4 +48,14 @@ def machines(archives: dict[str, Path]) -> Iterator[Machines]:
     """Both, running the same version of Debian's kernel."""
     with ExitStack() as stack:
         started = {name: stack.enter_context(running(arch, archives[name])) for name, arch in ARCHES.items()}
-        yield Machines(started["amd64"], started["arm64"])
+        both = Machines(started["amd64"], started["arm64"])
+        both.each(Machine.wait_until_up)
+        yield both
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _needs() -> None:
+    """In the place of what other tests need: no Docker Engine."""
+    needed = [*(board.program for board in BOARDS.values()), "mmdebstrap", "dpkg-deb", "setpriv"]
+    missing = [tool for tool in needed if shutil.which(tool) is None]
+    assert not missing, f"not installed: {missing}: run the tests with `make test-arm64`"

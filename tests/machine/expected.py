@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tests.machine.programs import EVERYWHERE
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -13,30 +15,47 @@ class Expected:
     case: str
     """NAME at PLACE."""
     what: str
+    """An attack, or a line: comparing.py names them."""
     amd64: str | None
     arm64: str | None
     """None: there is no such line."""
     why: str
 
 
-def _of_programs() -> Iterator[Expected]:
+def _exits() -> Iterator[Expected]:
     for place in ("chroot", "landlock"):
         yield Expected(
             *(f"an exit of the runtime's, in C at {place}", "exit code", "139", "133"),
-            why="what ends glibc's _exit when its call is refused is hlt on amd64 (SIGSEGV), brk on arm64 (SIGTRAP)",
+            why="what ends glibc's refused _exit: hlt on amd64 (SIGSEGV), brk on arm64 (SIGTRAP)",
         )
+
+
+def _chown() -> Iterator[Expected]:
+    sentence = "sandbox: denied {call} at line 10 of the code; to allow it: syscalls: {{allow: [{call}]}}\n"
+    for place in EVERYWHERE:
+        for what, one in {
+            "stderr 5": sentence,
+            "denied 5, call": '"{call}"',
+            "denied 5, allow": '"syscalls: {{allow: [{call}]}}"',
+        }.items():
+            yield Expected(
+                *(f"what is denied at {place}", what, one.format(call="chown"), one.format(call="fchownat")),
+                why="arm64 has no chown(2): glibc makes fchownat(2) of it",
+            )
+        for call, counts in {"chown": ("1", None), "fchownat": (None, "1")}.items():
+            yield Expected(
+                *(f"what is denied at {place}", f"count of {call}: syscalls: {{allow: [{call}]}}", *counts),
+                why="the same",
+            )
 
 
 EXPECTED = (
     Expected(
         *("prctl at outside", "PR_SET_SYSCALL_USER_DISPATCH", "OK", "EINVAL"),
-        why="Linux has it for architectures with the generic syscall entry, of which arm64 is none in 6.12",
+        why="Linux 6.12 has it for architectures with the generic syscall entry, of which arm64 is none",
     ),
-    Expected(
-        *("kernel doors at outside", "x", "OK", "EINVAL"),
-        why="",
-    ),
-    *_of_programs(),
+    *_exits(),
+    *_chown(),
 )
 
 

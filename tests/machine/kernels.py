@@ -24,8 +24,9 @@ export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
 mkdir "$1/fetched"
 cd "$1/fetched"
 for arch in {arches}; do
-    apt-get --option APT::Sandbox::User=root download \\
-        "$(apt-cache depends --important "linux-image-$arch:$arch" | sed -n 's/.*Depends: //p' | grep ^linux-image-)"
+    image=$(apt-cache depends --important "linux-image-$arch:$arch" |
+        sed -n 's/.*Depends: //p' | grep ^linux-image-)
+    apt-get --option APT::Sandbox::User=root download "$image"
 done
 """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -15,7 +14,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from builder.arch import Arch
 from builder.archive import open_archive, unpack_archive
@@ -43,7 +42,7 @@ class Board:
 
 
 BOARDS = {
-    # qemu's own `max` has everything that it can emulate, some of it at a price: of arm64 pointer authentication.
+    # Not `max`: a Neoverse N1 has no pointer authentication, which is dear to emulate, and 32-bit programs.
     "arm64": Board(
         "qemu-system-aarch64", ("-machine", "virt,gic-version=3", "-cpu", "neoverse-n1"), "ttyAMA0"
     ),
@@ -70,7 +69,9 @@ class MachineFailed(Exception):
 class Machine:
     """One that runs. Any number of threads may ask it at the same time."""
 
-    def __init__(self, arch: Arch, entrypoint: Sequence[str], port: socket.socket, console: BinaryIO) -> None:
+    def __init__(
+        self, arch: Arch, entrypoint: Sequence[str], port: socket.socket, console: IO[bytes]
+    ) -> None:
         self.arch = arch
         self.entrypoint = tuple(entrypoint)
         """The image's own, from its config."""
@@ -131,7 +132,9 @@ class Machine:
             base64.b64decode(answer[name]).decode(errors="replace") for name in ("stdout", "stderr", "status")
         )
         if answer["timed_out"]:
-            raise MachineFailed(f"{place}: {command} took longer than {timeout_s} s: {out[-2000:]}{err[-2000:]}")
+            raise MachineFailed(
+                f"{place}: {command} took longer than {timeout_s} s: {out[-2000:]}{err[-2000:]}"
+            )
         return Ended(answer["exit_code"], out, err, told)
 
     def execute(self, place: str, *arguments: str, **options: Any) -> Ended:
@@ -162,7 +165,7 @@ class Machine:
     def _console(self) -> str:
         return "".join(f"\n  < {line}" for line in self._lines)
 
-    def _read_console(self, console: BinaryIO) -> None:
+    def _read_console(self, console: IO[bytes]) -> None:
         for line in console:
             self._lines.append(line.decode(errors="replace").rstrip())
 
@@ -207,7 +210,7 @@ class Inside:
 
 @contextmanager
 def running(arch: Arch, image: Path) -> Iterator[Machine]:
-    """A machine with the image in the archive `image`. It has no network, and is gone at the end."""
+    """A machine with the image in the archive `image`, starting. It has no network, and is gone at the end."""
     board = BOARDS[arch.name]
     with ExitStack() as stack:
         with open_archive(image) as archive, archive.blob(archive.config) as config:
@@ -223,7 +226,10 @@ def running(arch: Arch, image: Path) -> Iterator[Machine]:
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
             *(*port, "-device", "virtserialport,chardev=port"),
             *("-kernel", str(kernel(arch)), "-initrd", f"/dev/fd/{root.fileno()}"),
-            *("-append", f"console={board.console} quiet panic=-1 rdinit={entrypoint[1]} -- -I -S -B /machine/init.py"),
+            *(
+                "-append",
+                f"console={board.console} quiet panic=-1 rdinit={entrypoint[1]} -- -I -S -B /machine/init.py",
+            ),
         ]
         process = stack.enter_context(
             subprocess.Popen(
@@ -237,21 +243,17 @@ def running(arch: Arch, image: Path) -> Iterator[Machine]:
         stack.callback(process.kill)
         theirs.close()
         assert process.stdout is not None
-        machine = Machine(arch, entrypoint, ours, process.stdout)
-        machine.wait_until_up()
-        yield machine
+        yield Machine(arch, entrypoint, ours, process.stdout)
 
 
 def _write_root(image: Path, file: BinaryIO) -> None:
     """Writes the initramfs: the image's root, and in /machine what asks and is asked."""
+    archive = CpioWriter(file)
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "root"
-        unpack_archive(image, root)
-        archive = CpioWriter(file)
-        archive.add_tree(root)
-        archive.add_folder("machine")
-        for path in sorted(GUEST.glob("*.py")):
-            archive.add_path(path, f"machine/{path.name}")
-        archive.finish()
-        file.flush()
-        shutil.rmtree(root)
+        unpack_archive(image, Path(folder) / "root")
+        archive.add_tree(Path(folder) / "root")
+    archive.add_folder("machine")
+    for path in sorted(GUEST.glob("*.py")):
+        archive.add_path(path, f"machine/{path.name}")
+    archive.finish()
+    file.flush()

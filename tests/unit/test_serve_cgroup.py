@@ -218,15 +218,31 @@ def test_the_containers_processes_move_below_and_absent_controllers_are_absent(
     assert found.folder == str(folder)
     assert found.controllers == [name for name in cgroup.WANTED if name in offered(folder)]
     assert (folder / "cgroup.procs").read_text() == ""
-    assert (folder / "service/cgroup.procs").read_text().split() == [str(process.pid)]
-    again = find_groups(texts.__getitem__)  # a server that was started a second time
+    assert (folder / cgroup.SERVICE / "cgroup.procs").read_text().split() == [str(process.pid)]
+    texts[cgroup.OWN] = f"0::/{folder.name}/{cgroup.SERVICE}\n"  # a server that was started a second time
+    again = find_groups(texts.__getitem__)
     assert again is not None
-    assert again.controllers == found.controllers
+    assert (again.folder, again.controllers) == (found.folder, found.controllers)
 
     found.enter(7, process.pid, LIMITS)
     limited = {path.name for path in (folder / "run-7").glob("*.max")}
     assert {f"{name}.max" for name in found.controllers} <= limited
     assert not {f"{name}.max" for name in cgroup.WANTED if name not in found.controllers} & limited
+
+
+def test_groups_that_an_earlier_server_has_left_are_removed(
+    folder: Path, process: subprocess.Popen[bytes]
+) -> None:
+    """Their numbers are free again; but not that of one in which a process lives."""
+    earlier = Groups(str(folder), [])
+    earlier.enter(7, process.pid, LIMITS)
+    (folder / "run-8").mkdir()
+    texts = {
+        cgroup.MOUNTS: f"30 29 0:26 / {folder.parent} rw - cgroup2 none rw\n",
+        cgroup.OWN: f"0::/{folder.name}\n",
+    }
+    assert find_groups(texts.__getitem__) is not None
+    assert [path.name for path in folder.glob("run-*")] == ["run-7"]
 
 
 def test_a_folder_that_is_no_control_group_gives_none(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Control groups of runs on a real cgroup2, in a container that may divide its own. Prints JSON.
 
-    python3.13 -I -S -B /machine-programs/cgroups.py
+python3.13 -I -S -B cgroups.py
 """
 
 import json
@@ -81,8 +81,6 @@ def main() -> None:
     for number, act in enumerate(ACTS, 1):
         code, written = in_group(found, number, act)
         told[act] = [code, written.decode(), found.ran_out_of_memory(number)]
-        if act == "many":
-            told["members"] = len(file(found, number, "cgroup.procs").split())
         told["files"] = {
             name: file(found, number, name) for name in ("memory.max", "memory.oom.group", "pids.max")
         }
@@ -91,8 +89,7 @@ def main() -> None:
         while "populated 1" in file(found, number, "cgroup.events") and time.monotonic() < ends:
             time.sleep(0.01)
         found.remove(number)
-        told[f"{act} is gone"] = not os.path.exists(f"{found.folder}/run-{number}")
-    print(json.dumps(told))
+    print(json.dumps(told | {"left": [name for name in os.listdir(found.folder) if name[:4] == "run-"]}))
 
 
 main()

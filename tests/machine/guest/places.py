@@ -26,10 +26,24 @@ _LAST_CAPABILITY = 40
 
 _NEW_MOUNTS, _NEW_CGROUP, _NEW_UTS = 0x20000, 0x0200_0000, 0x0400_0000  # <linux/sched.h>
 _NEW_IPC, _NEW_PIDS, _NEW_NET = 0x0800_0000, 0x2000_0000, 0x4000_0000
-_READ_ONLY, _REMOUNT, _BIND, _MOVE, _RECURSIVE, _PRIVATE = 1, 32, 4096, 8192, 16384, 1 << 18  # <linux/mount.h>
+_READ_ONLY, _REMOUNT, _BIND, _MOVE, _RECURSIVE, _PRIVATE = (
+    1,
+    32,
+    4096,
+    8192,
+    16384,
+    1 << 18,
+)  # <linux/mount.h>
 _PDEATHSIG, _CAPBSET_DROP, _NO_NEW_PRIVS = 1, 24, 38  # <linux/prctl.h>
 _GROUPS = "/sys/fs/cgroup"
-_DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "urandom": (1, 9), "tty": (5, 0)}
+_DEVICES = {
+    "null": (1, 3),
+    "zero": (1, 5),
+    "full": (1, 7),
+    "random": (1, 8),
+    "urandom": (1, 9),
+    "tty": (5, 0),
+}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
