@@ -69,6 +69,8 @@ def builds(scratch: Path) -> dict[str, float]:
         shutil.rmtree(cache / derived)
     figures["build of both, from Debian's packages in the cache, s"], _ = _build(scratch, "second", BOTH)
     figures["build of both, nothing changed, s"], _ = _build(scratch, "second", BOTH)
+    (scratch / "config.yaml").write_text("image: {compression: zstd}\n")
+    _build(scratch, "zstd", BOTH)
     with running_registry(scratch) as host:
         for name, arches in (("amd64", BOTH[:1]), ("both", BOTH)):
             push = ("--push", f"{host}/bench-{name}:v1")
@@ -104,13 +106,14 @@ def sizes(scratch: Path) -> dict[str, float]:
     """Megabytes (10^6 bytes) of the default image: what is pulled, and what it takes unpacked."""
     figures = {}
     for arch in ARCHES:
-        image = scratch / "second" / arch / "image.tar"
-        with open_archive(image) as archive:
-            packed = sum(layer.size for layer in archive.layers)
+        for output, compression in (("zstd", "zstd"), ("second", "gzip")):
+            image = scratch / output / arch / "image.tar"
+            with open_archive(image) as archive:
+                packed = sum(layer.size for layer in archive.layers)
+            figures[f"image of {arch}, layers compressed by {compression}, MB"] = round(packed / 1e6, 2)
         root = jailrun.unpack(image, scratch / "unpacked")
         # Blocks, not lengths: what a disk really gives up. A link counted once.
         seen = {(at.st_dev, at.st_ino): at.st_blocks * 512 for at in map(os.lstat, root.rglob("*"))}
-        figures[f"image of {arch}, compressed layers, MB"] = round(packed / 1e6, 2)
         figures[f"image of {arch}, on disk, MB"] = round(sum(seen.values()) / 1e6, 2)
     return figures
 

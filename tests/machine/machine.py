@@ -210,7 +210,7 @@ class Inside:
 
 @contextmanager
 def running(arch: Arch, image: Path) -> Iterator[Machine]:
-    """A machine with the image in the archive `image`, starting. It has no network, and is gone at the end."""
+    """A machine that starts, with the image in the archive `image`. It has no network, and is gone at the end."""
     board = BOARDS[arch.name]
     with ExitStack() as stack:
         with open_archive(image) as archive, archive.blob(archive.config) as config:
