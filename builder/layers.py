@@ -36,7 +36,8 @@ def write_layer(root: Path, path: Path, *, epoch: int) -> None:
 def join_layers(folders: Iterable[Path], root: Path) -> None:
     """Makes the new folder `root` of what lies in `folders`, each file once more by a hard link.
 
-    No two of them may have a file at the same path: FileExistsError.
+    A file that has another name already is copied: it may be the cache's, and what runs in `root` is a
+    stranger's. No two of the folders may have a file at the same path: FileExistsError.
     """
     root.mkdir(parents=True)
     for folder in folders:
@@ -45,6 +46,8 @@ def join_layers(folders: Iterable[Path], root: Path) -> None:
             if source.is_dir() and not source.is_symlink():
                 target.mkdir(exist_ok=True)
                 target.chmod(source.stat().st_mode)
+            elif source.lstat().st_nlink > 1:
+                shutil.copy2(source, target, follow_symlinks=False)
             else:
                 os.link(source, target, follow_symlinks=False)
 

@@ -64,14 +64,15 @@ def side_by_side(work: Mapping[str, Callable[[Progress], _T]], progress: Progres
     results: dict[str, _T] = {}
     failures: dict[str, Exception] = {}
     try:
+        # Before anything is shown: a thread draws live lines, and its locks would be forked too.
+        for name, one in work.items():
+            ours, theirs = _FORK.Pipe(duplex=False)
+            child = _FORK.Process(target=_do, args=(one, theirs, progress.verbose))
+            child.start()
+            children.append(child)
+            theirs.close()
+            ends[ours] = name
         with progress.lanes(list(work)) as lanes:
-            for name, one in work.items():
-                ours, theirs = _FORK.Pipe(duplex=False)
-                child = _FORK.Process(target=_do, args=(one, theirs, progress.verbose))
-                child.start()
-                children.append(child)
-                theirs.close()
-                ends[ours] = name
             while ends:
                 for ready in wait(list(ends)):
                     assert isinstance(ready, Connection)  # noqa: S101 - nothing else is waited for

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from builder.archive import MANIFEST_TYPE, Descriptor
+from builder.cli_options import cache
 from builder.errors import BuildError, RegistryError
-from builder.registry.cache import manifest_over, open_cache
+from builder.registry import open_registry
+from builder.registry.cache import Listed, manifest_over, open_cache
+from tests.conftest import Result, sandbox_build
 from tests.integration.front import Fault, Front
-from tests.integration.pushing import remote_json
+from tests.integration.pushing import push_one, remote_json
+from tests.wheels import wheel
 
 pytestmark = pytest.mark.usefixtures("docker_config")
 
@@ -102,3 +109,181 @@ def test_it_does_not_grow_without_end() -> None:
     layer = {"mediaType": cache._FILE_TYPE, "digest": f"sha256:{'0' * 64}", "size": 1 << 30}
     named = layer | {"annotations": {"org.opencontainers.image.title": "x" * 255}}
     assert len(manifest_over([named] * cache._MOST_FILES)) <= client.MANIFEST_BYTES
+
+
+def rename(host: str, names: dict[str, object]) -> None:
+    """Has the cache's manifest call these files, by their SHA-256, otherwise."""
+    layers = remote_json(host, ":cache")["layers"]
+    for layer in layers:
+        if (name := names.get(layer["digest"].removeprefix("sha256:"))) is not None:
+            layer["annotations"] = {"org.opencontainers.image.title": name}
+    content = manifest_over(layers)
+    _, repository = open_registry(f"{host}/team/sandbox:cache")
+    repository.put_manifest("cache", Descriptor.of(MANIFEST_TYPE, content), content)
+
+
+def test_what_is_there(registry: str, tmp_path: Path) -> None:
+    """Every file with its name and size; a name that leads elsewhere, or is none, is as good as no file."""
+    cache = open_cache(f"{registry}/team/sandbox:cache")
+    assert cache.files() == {}
+    files = made(tmp_path, b"one", b"three", b"4")
+    cache.put(files)
+    expected = {sha256: Listed(path.name, path.stat().st_size) for sha256, path in files.items()}
+    assert cache.files() == expected
+    first, second, third = files
+    for name in ("../escape.whl", "/etc/passwd", "..", ".hidden", "a\n.whl", "a\0.whl", "", "x" * 256):
+        rename(registry, {first: name})
+        assert cache.files() == {sha256: expected[sha256] for sha256 in (second, third)}
+
+
+def test_an_image_is_not_written_over(registry: str, archive: Path, tmp_path: Path) -> None:
+    """Where an image has the tag nothing is taken, and nothing put."""
+    digest = push_one(archive, f"{registry}/team/sandbox:v1")
+    cache = open_cache(f"{registry}/team/sandbox:v1")
+    for act in (cache.files, lambda: cache.put(made(tmp_path, b"one"))):
+        with pytest.raises(RegistryError, match="the tag v1 is of no cache of ours"):
+            act()
+    assert open_registry(f"{registry}/team/sandbox:v1")[1].find_digest("v1") == digest
+
+
+# Builds
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Builds a locked config, with a cache of its own."""
+
+    folder: Path
+    config: Path
+    wheels: Path
+
+    def run(self, command: str, *arguments: str) -> Result:
+        """With the wheels in its folder alone."""
+        own = {"XDG_CACHE_HOME": str(self.folder)}
+        where = (f"--config={self.config}", "--arch=amd64", f"--wheelhouse={self.wheels}", "--no-index")
+        return sandbox_build(command, *where, *arguments, env=own)
+
+    def build(self, *arguments: str) -> Result:
+        return self.run("build", "--driver=oci", f"--output={self.folder / 'dist'}", *arguments)
+
+    def built(self, *arguments: str) -> Result:
+        done = self.build(*arguments)
+        assert done.exit_code == 0, done.stderr
+        return done
+
+
+@pytest.fixture
+def first(tmp_path: Path) -> Machine:
+    """A machine that reaches a mirror and has the wheels, and that has locked the config."""
+    made = Machine(tmp_path / "first", tmp_path / "config.yaml", tmp_path / "wheels")
+    made.wheels.mkdir()
+    wheel(made.wheels, "pure")
+    made.config.write_text("base: debian:trixie\ndependencies: [pure]\n")
+    if (cache() / "debs").is_dir():  # what other tests have fetched need not come again
+        shutil.copytree(cache() / "debs", made.folder / "sandbox-build/debs")
+    done = made.run("lock")
+    assert done.exit_code == 0, done.stderr
+    return made
+
+
+def second(first: Machine, name: str = "second") -> Machine:
+    """Another one: it has nothing, and reaches nothing."""
+    folder = first.folder.with_name(name)
+    (folder / "wheels").mkdir(parents=True)
+    config = folder / "config.yaml"
+    config.write_text(f"{first.config.read_text()}base_mirror: http://127.0.0.1:1/debian\n")
+    shutil.copyfile(first.config.with_suffix(".lock"), config.with_suffix(".lock"))
+    return Machine(folder, config, folder / "wheels")
+
+
+def test_a_machine_that_has_nothing_and_reaches_nothing(first: Machine, front: Front) -> None:
+    """It builds the same image from what another one kept in the registry, and only with that."""
+    option = f"--registry-cache={front.host}/team/sandbox:cache"
+    one = first.built(option)
+    files = open_cache(f"{front.host}/team/sandbox:cache").files()
+    assert f"keeping {len(files)} files" in one.stderr
+    assert {"pure-1.0-py3-none-any.whl"} < {listed.name for listed in files.values()}
+    refused = second(first, "control").build()
+    assert refused.exit_code == 1
+    front.seen.clear()
+    other = second(first).built(option)
+    assert other.stdout == one.stdout
+    assert f"taking {len(files)} files" in other.stderr
+    assert "warning" not in other.stderr
+    assert front.requests("GET", "/blobs/sha256:") == len(files)
+    assert front.requests("PUT") == 0, "all of them are there"
+
+
+def test_damage_and_foreign_names(first: Machine, front: Front) -> None:
+    """Neither is taken; where the usual places have the files the build has one warning, or none."""
+    reference = f"{front.host}/team/sandbox:cache"
+    one = first.built(f"--registry-cache={reference}")
+    (sha256,) = [hash_ for hash_, listed in open_cache(reference).files().items() if "pure" in listed.name]
+    for name in ("other-1.0-py3-none-any.whl", "../pure-1.0-py3-none-any.whl", "pure-1.0-py3-none-a/b.whl"):
+        rename(front.upstream, {sha256: name})
+        other = second(first, f"foreign-{len(name)}")
+        failed = other.build(f"--registry-cache={reference}")
+        assert failed.exit_code == 1
+        assert f"{other.wheels} has no pure 1.0" in failed.stderr
+        assert not list(other.folder.glob("sandbox-build/wheels/*/*.whl"))
+        # The base is there by now: with the wheel at hand all is.
+        same = replace(other, wheels=first.wheels).built(f"--registry-cache={reference}")
+        assert same.stdout == one.stdout
+        assert open_cache(reference).files()[sha256].name == "pure-1.0-py3-none-any.whl", "it is mended"
+    front.faults.append(Fault("GET", f"/blobs/sha256:{sha256}", 200, body=b"x"))
+    other = replace(second(first, "damaged"), wheels=first.wheels, config=first.config)
+    shutil.copytree(first.folder / "sandbox-build/debs", other.folder / "sandbox-build/debs")
+    done = other.built(f"--registry-cache={reference}")
+    assert done.stdout == one.stdout
+    assert done.stderr.count("warning: ") == 1
+    assert "sends more than" in done.stderr or "not what its digest says" in done.stderr
+
+
+def test_a_file_that_the_registry_lost_is_put_there_again(first: Machine, front: Front) -> None:
+    """Though its manifest lists it."""
+    reference = f"{front.host}/team/sandbox:cache"
+    first.built(f"--registry-cache={reference}")
+    (sha256,) = [hash_ for hash_, listed in open_cache(reference).files().items() if "pure" in listed.name]
+    _, repository = open_registry(reference)
+    (link,) = first.config.parent.glob(f"store/**/team/sandbox/_layers/sha256/{sha256}/link")
+    link.unlink()
+    assert repository.find_blob(f"sha256:{sha256}", LIMIT) is None
+    shutil.rmtree(first.folder / "sandbox-build/wheels")
+    shutil.rmtree(first.folder / "sandbox-build/packages")
+    done = first.built(f"--registry-cache={reference}")
+    assert "keeping 1 files" in done.stderr
+    assert repository.find_blob(f"sha256:{sha256}", LIMIT) is not None
+
+
+def test_a_registry_that_cannot_be_used_is_warned_about_once(first: Machine, private_registry: str) -> None:
+    """Neither one that is not there nor one that lets nobody in fails the build."""
+    nowhere = first.built("--registry-cache=127.0.0.1:1/team/sandbox:cache")
+    private = first.built(f"--registry-cache={private_registry}/team/sandbox:cache")
+    assert nowhere.stdout == private.stdout
+    for done in (nowhere, private):
+        assert done.stderr.count("warning: the build does without --registry-cache") == 1
+        assert done.stderr.count("warning: ") == 1
+
+
+def test_what_may_be_read_but_not_written(first: Machine, front: Front) -> None:
+    """What is refused when the files are kept is a warning, too."""
+    front.faults.append(Fault("POST", "/blobs/uploads/", 403, times=100))
+    done = first.built(f"--registry-cache={front.host}/team/sandbox:cache")
+    assert done.stderr.count("warning: ") == 1
+    assert "403" in done.stderr
+
+
+def test_nothing_is_locked(tmp_path: Path) -> None:
+    """Then there is nothing to share, which is said at once."""
+    machine = Machine(tmp_path / "machine", tmp_path / "config.yaml", tmp_path)
+    machine.config.write_text("base: debian:trixie\ndependencies: []\n")
+    done = machine.build("--registry-cache=127.0.0.1:1/team/sandbox:cache")
+    assert done.exit_code == 2
+    assert "hint: sandbox-build lock" in done.stderr
+
+
+def test_a_name_without_a_registry(first: Machine) -> None:
+    """It is a mistake of whoever wrote it, and no build goes on without telling."""
+    done = first.build("--registry-cache=team/sandbox:cache")
+    assert done.exit_code == 2
+    assert "which registry?" in done.stderr

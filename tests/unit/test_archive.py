@@ -20,7 +20,7 @@ import pytest
 
 from builder.archive import BuiltImage, open_archive, unpack_archive, write_archive
 from builder.errors import BuildError
-from builder.layers import LayerUnpacker, write_layer
+from builder.layers import LayerUnpacker, join_layers, write_layer
 from builder.progress import Progress
 from builder.shelf import Shelf
 
@@ -116,6 +116,25 @@ def test_layer_bytes(root: Path, tmp_path: Path, image: BuiltImage) -> None:
             (copy / name).chmod(stat.S_IMODE((root / name).lstat().st_mode))
     write_layer(copy, tmp_path / "again.tar", epoch=EPOCH)
     assert (tmp_path / "again.tar").read_bytes() == image.layers[0].read_bytes()
+
+
+def test_joined_layers(tmp_path: Path) -> None:
+    """Together they are what there was; a file that has a name elsewhere is another file there."""
+    for name in ("a/usr/lib", "b/usr/lib", "cache"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "a/usr/lib").chmod(0o700)
+    (tmp_path / "b/usr/lib").chmod(0o700)
+    (tmp_path / "a/usr/lib/one").write_text("1")
+    (tmp_path / "cache/two").write_text("2")
+    (tmp_path / "cache/two").chmod(0o640)
+    (tmp_path / "b/usr/lib/two").hardlink_to(tmp_path / "cache/two")
+    (tmp_path / "b/usr/lib/three").symlink_to("/absent")
+    join_layers([tmp_path / "a", tmp_path / "b"], tmp_path / "root")
+    both = listing(tmp_path / "a") | listing(tmp_path / "b")
+    assert listing(tmp_path / "root") == both
+    assert (tmp_path / "root/usr/lib/one").samefile(tmp_path / "a/usr/lib/one")
+    (tmp_path / "root/usr/lib/two").write_text("changed")
+    assert (tmp_path / "cache/two").read_text() == "2"
 
 
 # Archives
