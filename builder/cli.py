@@ -119,6 +119,11 @@ def commands() -> None:
     is_flag=True,
     help="With --push: fail where the registry has the tag already, of another image.",
 )
+@click.option(
+    "--registry-cache",
+    metavar="NAME:TAG",
+    help="Take the locked files from this place in a registry, and keep them there: a cache for CI.",
+)
 @click.option("--no-cache", is_flag=True, help="Fetch the base anew and build even when nothing changed.")
 @_allow_missing_option
 @json_option
@@ -134,6 +139,7 @@ def build(
     reports: tuple[Path, ...],
     push: str | None,
     if_absent: bool,
+    registry_cache: str | None,
     no_cache: bool,
     allow_missing: bool,
     as_json: bool,
@@ -162,6 +168,7 @@ def build(
         tag=_name(tag, push),
         push=push is not None,
         if_absent=if_absent,
+        registry_cache=registry_cache,
         no_cache=no_cache,
         allow_missing=allow_missing,
         epoch=_epoch(os.environ),

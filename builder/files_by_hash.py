@@ -16,6 +16,7 @@ from builder.shelf import Shelf
 _AT_ONCE = 6
 
 _Key = TypeVar("_Key")
+_Result = TypeVar("_Result")
 
 
 class FilesByHash:
@@ -55,8 +56,8 @@ class FilesByHash:
 
 
 def at_once(
-    work: Mapping[_Key, Callable[[], Path]], stop: threading.Event, on_done: Callable[[str], None]
-) -> Iterator[tuple[_Key, Path]]:
+    work: Mapping[_Key, Callable[[], _Result]], stop: threading.Event, on_done: Callable[[str], None]
+) -> Iterator[tuple[_Key, _Result]]:
     """What each piece of `work` returns, as it comes; `on_done` hears how many have come.
 
     The first that fails ends the others: `stop` is set, and its error raised.

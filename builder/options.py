@@ -34,3 +34,5 @@ class Options:
     """A folder of wheels, looked into before the index."""
     index: bool = True
     """Whether Python packages may come from an index."""
+    registry_cache: str | None = None
+    """HOST[:PORT]/NAME:TAG, where locked files are taken from, and kept."""

@@ -32,6 +32,7 @@ from builder.packages import (
 )
 from builder.plan import BuildPlan, make_plan
 from builder.progress import Progress
+from builder.registry_cache import shared_files
 from builder.side_by_side import side_by_side
 from builder.sign import find_signer, sign
 from builder.supplement import Supplement
@@ -57,7 +58,7 @@ def build(config: Config, options: Options, progress: Progress) -> tuple[list[Bu
         if config.image.sign:
             find_signer(config.image.sign)
     driver = choose_driver(options.driver, plans[0].base.kind, progress)
-    with output_folder(options.output):
+    with shared_files(locked, options, progress), output_folder(options.output):
         work = {plan.arch.name: partial(_build_arch, config, plan, driver, options, locked) for plan in plans}
         built = side_by_side(work, progress)
     if not options.push:

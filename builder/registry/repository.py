@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -76,6 +77,11 @@ class Repository:
 
     def __str__(self) -> str:
         return f"{self._client.host}/{self._client.repository}"
+
+    @property
+    def stopped(self) -> threading.Event:
+        """What stop() sets."""
+        return self._client.stopped
 
     def stop(self) -> None:
         """Has every request that is under way, or about to be tried again, give up."""

@@ -31,7 +31,7 @@ def _exits() -> Iterator[Expected]:
 
 
 def _chown() -> Iterator[Expected]:
-    sentence = "sandbox: denied {call} at line 10 of the code; to allow it: syscalls: {{allow: [{call}]}}\n"
+    sentence = "sandbox: denied {call}; to allow it: syscalls: {{allow: [{call}]}}\n"
     for place in EVERYWHERE:
         for what, one in {
             "stderr 5": sentence,

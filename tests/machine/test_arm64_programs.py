@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.machine.comparing import Lines, judge, seen
@@ -47,6 +49,36 @@ def test_every_module_that_is_there_was_imported(machines: Machines) -> None:
     _, arm64 = machines.each(lambda machine: run(machine, PROGRAMS["every module"], "chroot"))
     missing = {line.split()[0] for line in printed(arm64).splitlines()}
     assert not missing & {"ssl", "sqlite3", "ctypes", "decimal", "asyncio", "lzma", "bz2", "zoneinfo", "json"}
+
+
+LINES = """
+import os
+for number in range(1, 9):
+    try: os.setpriority(number, 0, 0)
+    except OSError: pass
+try: os.sync()
+except OSError: pass
+try: os.setuid(0)
+except OSError: pass
+try: os.setgid(0)
+except OSError: pass
+try: os.memfd_create("x")
+except OSError: pass
+"""
+
+
+def test_a_denied_call_knows_its_line(machines: Machines) -> None:
+    """Where the thread answers in time, which an emulated one does more often than not."""
+
+    def lines(machine: Machine) -> set[tuple[str, int | None]]:
+        ended = machine.execute("chroot", "-c", LINES, status=True)
+        told = [json.loads(line) for line in ended.status.splitlines()]
+        return {(one["denied"]["call"], one["denied"]["line"]) for one in told if "denied" in one}
+
+    right = {("setpriority", 4), ("sync", 6), ("setuid", 8), ("setgid", 10), ("memfd_create", 12)}
+    for found in machines.each(lines):
+        assert found & right
+        assert {call for call, line in found if line is None} == {call for call, _ in found - right}
 
 
 def test_both_run_one_version_of_the_kernel(machines: Machines) -> None:

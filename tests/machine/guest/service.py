@@ -105,8 +105,9 @@ def wait_until_empty() -> None:
 
 
 def outcome(data: dict[str, Any]) -> dict[str, Any]:
-    names = ("stdout", "exit_code", "ended_by", "denied")
-    return {name: data.get(name) for name in names}
+    """What does not depend on the machine's haste, as a denied call's line does."""
+    calls = [(one["call"], one["allow"], one["count"]) for one in data["denied"]]
+    return {name: data[name] for name in ("stdout", "exit_code", "ended_by")} | {"denied": calls}
 
 
 def main() -> None:
