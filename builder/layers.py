@@ -40,6 +40,7 @@ def join_layers(folders: Iterable[Path], root: Path) -> None:
     stranger's. No two of the folders may have a file at the same path: FileExistsError.
     """
     root.mkdir(parents=True)
+    root.chmod(0o755)  # a run is another user, whatever our umask: what it cannot enter is not proven
     for folder in folders:
         for name in _walk(folder, ""):
             source, target = folder / name, root / name

@@ -137,6 +137,18 @@ def test_joined_layers(tmp_path: Path) -> None:
     assert (tmp_path / "cache/two").read_text() == "2"
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_the_root_of_joined_layers_is_open_whatever_the_umask(tmp_path: Path, mask: int) -> None:
+    """A run is another user than the one who builds: a root that it cannot enter would prove nothing."""
+    (tmp_path / "a").mkdir()
+    before = os.umask(mask)
+    try:
+        join_layers([tmp_path / "a"], tmp_path / "root")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "root").stat().st_mode) == 0o755
+
+
 # Archives
 
 
