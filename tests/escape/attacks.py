@@ -29,6 +29,9 @@ LANDLOCK = load_catalog().landlock.keys()
 ABSENT = ("ENOSYS", "EAFNOSUPPORT", "EPROTONOSUPPORT", "ESOCKTNOSUPPORT")
 """What a kernel says of a call, an address family, a protocol that it was built without."""
 
+REFUSED_EXIT = {"amd64": signal.SIGSEGV, "arm64": signal.SIGTRAP}
+"""How glibc's _exit ends a process that is refused the call: by an instruction, hlt or brk."""
+
 NOBODY = 2**30
 """A process id that no process has: pid_max is 2**22 at most."""
 
