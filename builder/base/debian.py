@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -161,12 +162,15 @@ class DebianBase:
 def unpack(debs: Mapping[DebianPackage, Path], root: Path, progress: Progress) -> None:
     """Makes the new folder `root` of packages, with dpkg's database of them.
 
-    BuildError for a .deb that is another package than it should be, or is not in order.
+    BuildError for a .deb that is another package than it should be, is not in order, or has a part of that
+    database.
     """
     unpacker = Unpacker(root)
     controls, lists = [], dict(dpkg.FORMAT)
     for folder, mode in _FOLDERS.items():
         unpacker.folder(folder, mode)
+    # Before the packages: then none of them can have a link or a file in its place.
+    info = unpacker.folder(dpkg.INFO)
     # Its links /bin, /lib and /lib64 into /usr come before whatever another package has in there.
     for package, path in sorted(debs.items(), key=lambda one: (one[0].name != "base-files", one[0])):
         progress.detail(f"{package.name} {package.version}")
@@ -179,16 +183,23 @@ def unpack(debs: Mapping[DebianPackage, Path], root: Path, progress: Progress) -
             )
         controls.append(deb.control)
         lists[dpkg.list_name(deb.control)] = dpkg.list_text(unpacker.unpack(deb))
-    info = unpacker.folder(dpkg.INFO)
     for name, text in lists.items():
-        _write(info / name, text)
-    _write(root / dpkg.STATUS, dpkg.status_text(controls))
+        _write_new(info / name, text)
+    _write_new(root / dpkg.STATUS, dpkg.status_text(controls))
     unpacker.finish()
 
 
-def _write(path: Path, text: str) -> None:
-    path.write_bytes(text.encode(errors="surrogateescape"))
-    path.chmod(0o644)
+def _write_new(path: Path, text: str) -> None:
+    """Writes a file of dpkg's database; BuildError where a package has one, a link included, in its place."""
+    try:
+        with path.open("xb") as file:
+            file.write(text.encode(errors="surrogateescape"))
+            os.fchmod(file.fileno(), 0o644)
+    except FileExistsError:
+        raise BuildError(
+            f"a package has a {path.name} of its own where dpkg keeps its database",
+            "it is not as Debian makes them: leave it out of base_packages",
+        ) from None
 
 
 def _store(path: Path, selection: Selection) -> None:

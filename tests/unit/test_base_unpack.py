@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -206,3 +207,36 @@ def test_a_file_that_is_another_package_is_refused(tmp_path: Path) -> None:
     other = DebianPackage("libc6", locked.version, "all", "glibc", locked.sha256, locked.size, locked.path)
     with pytest.raises(BuildError, match=r"libc6 1\.0: the locked hash is that of one 1\.0 all"):
         unpack({other: path}, tmp_path / "root", QUIET)
+
+
+HOSTILE: dict[str, dict[str, bytes | Entry]] = {
+    "the status is a link": {"./var/lib/dpkg/status": link("{outside}/file")},
+    "a list is a link": {"./var/lib/dpkg/info/one.list": link("{outside}/file")},
+    "the folder is a link": {"./var/lib/dpkg": link("{outside}")},
+    "the lists' folder is a link": {"./var/lib/dpkg/info": link("{outside}")},
+    "a folder above is a link": {"./var": link("{outside}")},
+    "the status is a folder": {"./var/lib/dpkg/status": folder()},
+    "the status is a file": {"./var/lib/dpkg/status": b""},
+    "a file is above": {"./var": b""},
+    "a file is the lists' folder": {"./var/lib/dpkg/info": b""},
+}
+
+
+@pytest.mark.parametrize("files", HOSTILE.values(), ids=HOSTILE)
+def test_dpkgs_database_is_ours_alone(tmp_path: Path, files: dict[str, bytes | Entry]) -> None:
+    """A package that has any of it is refused, and what its links lead to stays as it was."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "file").write_text("theirs")
+    placed = {
+        name: replace(entry, link=entry.link.format(outside=outside)) if isinstance(entry, Entry) else entry
+        for name, entry in files.items()
+    }
+    path = deb(tmp_path / "one_1.0_all.deb", placed)
+    with pytest.raises(BuildError):
+        unpack({described(path, tmp_path): path}, tmp_path / "root", QUIET)
+    assert {one.name: one.read_text() for one in outside.iterdir()} == {"file": "theirs"}
+    # The control: without these it is unpacked, and has its database.
+    good = deb(path, {"./usr/x": b""})
+    unpack({described(good, tmp_path): good}, tmp_path / "good", QUIET)
+    assert (tmp_path / "good" / dpkg.INFO / "one.list").is_file()
