@@ -18,7 +18,7 @@ from builder.tree.__main__ import main
 sys.exit(main())
 '''
 
-_BUILDER = ("__init__.py", "arch.py", "errors.py")
+_BUILDER = ("__init__.py", "arch.py", "errors.py", "whole_file.py")
 
 
 def write_bundle(destination: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import CodeType
 
 from builder.errors import BuildError
+from builder.whole_file import whole_file
 
 _UNCHECKED_HASH = (0b01).to_bytes(4, "little")
 """The flags of PEP 552: the hash of the source follows, and is not to be compared with it."""
@@ -85,9 +86,9 @@ class Compiler:
 def _store(entry: Path, content: bytes) -> None:
     """Writes a file of the cache whole or not at all, also beside another build that does the same."""
     entry.parent.mkdir(parents=True, exist_ok=True)
-    partial = entry.with_name(f".{entry.name}-{os.getpid()}")
-    partial.write_bytes(content)
-    partial.replace(entry)
+    # By a name that is nobody else's: in containers two processes have the same number.
+    with whole_file(entry) as file:
+        file.write(content)
 
 
 def _compile(content: bytes, jail_path: str) -> bytes | None:

@@ -103,6 +103,22 @@ def test_what_was_compiled_is_taken_from_the_cache_unless_it_is_damaged(tmp_path
     assert entry.read_bytes()[32:] == fresh
 
 
+def test_builds_whose_processes_have_the_same_number_share_a_cache(tmp_path: Path) -> None:
+    """As the assemblers of two containers do, each of which is process 1: none is in the other's way."""
+    program = (
+        "import os, sys; from pathlib import Path; from builder.tree.bytecode import Compiler\n"
+        "assert os.getpid() == 1\n"
+        "for number in range(400):\n"
+        "    assert Compiler(Path(sys.argv[1])).compile(b'x = %d' % number, '/m.py')\n"
+    )
+    command = ["unshare", "--pid", "--fork", sys.executable, "-c", program, str(tmp_path / "cache")]
+    for number in range(4):
+        command[-1] = str(tmp_path / f"cache-{number}")
+        both = [subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(2)]
+        assert [one.wait(timeout=60) for one in both] == [0, 0]
+        assert not list((tmp_path / f"cache-{number}").glob("*/.*"))
+
+
 def test_what_is_not_python_is_not_in_the_cache(tmp_path: Path) -> None:
     """None, each time."""
     for _ in range(2):
