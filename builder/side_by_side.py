@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from types import FrameType
@@ -67,17 +67,19 @@ def side_by_side(work: Mapping[str, Callable[[Progress], _T]], progress: Progres
         # Before anything is shown: a thread draws live lines, and its locks would be forked too.
         for name, one in work.items():
             ours, theirs = _FORK.Pipe(duplex=False)
-            child = _FORK.Process(target=_do, args=(one, theirs, progress.verbose))
+            ends[ours] = name
+            child = _FORK.Process(target=_do, args=(one, theirs, list(ends), progress.verbose))
             child.start()
             children.append(child)
             theirs.close()
-            ends[ours] = name
         with progress.lanes(list(work)) as lanes:
             while ends:
                 for ready in wait(list(ends)):
                     assert isinstance(ready, Connection)  # noqa: S101 - nothing else is waited for
                     _hear(ready, ends, lanes, results, failures)
     finally:
+        for end in ends:  # of those that we no longer hear: none of them waits for us to
+            end.close()
         for child in children:
             child.terminate()
         for child in children:
@@ -86,7 +88,8 @@ def side_by_side(work: Mapping[str, Callable[[Progress], _T]], progress: Progres
         first, *others = (name for name in work if name in failures)
         for name in others:
             if str(failures[name]) != str(failures[first]):
-                progress.warn(f"{name} failed too: {failures[name]}")
+                hint = getattr(failures[name], "hint", None)
+                progress.warn(f"{name} failed too: {failures[name]}" + (f" ({hint})" if hint else ""))
         raise failures[first]
     return [results[name] for name in work]
 
@@ -116,25 +119,42 @@ def _hear(
     connection.close()
 
 
-def _do(work: Callable[[Progress], Any], connection: Connection, verbose: bool) -> None:
-    """The child: does its work, and tells what came of it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt_once)
+def _do(
+    work: Callable[[Progress], Any], connection: Connection, not_ours: Iterable[Connection], verbose: bool
+) -> None:
+    """The child: does its work, and tells what came of it.
+
+    `not_ours` are the ends of pipes that the parent reads from. As long as a child had them too, one whose
+    parent is gone would wait for ever for somebody to read what it says.
+    """
+    for end in not_ours:
+        end.close()
+    _on_signals(_interrupt_once)
     # Whoever waits for us may be gone: there is nobody left to tell then.
     with suppress(KeyboardInterrupt, BrokenPipeError):
-        try:
-            message = ("done", work(_News(connection, verbose)))
-        except SandboxError as error:
-            message = ("failed", error)
-        except OSError as error:
-            message = ("failed", OSError(error.errno, error.strerror, error.filename))
-        except Exception as error:
-            message = ("failed", RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}"))
+        message = _outcome(work, _News(connection, verbose))
+        _on_signals(signal.SIG_IGN)  # on our way out
         connection.send(message)
+
+
+def _outcome(work: Callable[[Progress], Any], progress: Progress) -> tuple[str, Any]:
+    """What came of `work`, as it is told: an error that another process can raise as it is, or in words."""
+    try:
+        return "done", work(progress)
+    except SandboxError as error:
+        return "failed", error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            return "failed", OSError(error.errno, error.strerror, error.filename)
+        return "failed", RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
 
 
 def _interrupt_once(_number: int, _frame: FrameType | None) -> None:
     # A terminal's Ctrl-C reaches us as it does our parent, who tells us too: we clean up uninterrupted.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    _on_signals(signal.SIG_IGN)
     raise KeyboardInterrupt
+
+
+def _on_signals(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)

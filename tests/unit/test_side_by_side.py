@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import gzip
+import multiprocessing.util
 import os
 import pickle
 import signal
@@ -9,14 +12,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from builder.errors import BuildError, ConfigError, LibrariesMissing, MissingLibrary, SandboxError
 from builder.progress import Progress
 from builder.side_by_side import side_by_side
+from tests.integration.servers import wait_for
 
 QUIET = Progress(quiet=True)
 ROOT = Path(__file__).parents[2]
@@ -37,6 +43,11 @@ Work = dict[str, Callable[[Progress], object]]
 
 def fail(error: Exception, _progress: Progress) -> object:
     raise error
+
+
+def ends_slowly(_progress: Progress) -> object:
+    multiprocessing.util.Finalize(None, time.sleep, args=(0.5,), exitpriority=0)
+    return "done"
 
 
 def succeed(progress: Progress) -> str:
@@ -127,14 +138,16 @@ def test_a_killed_child() -> None:
 
 
 SCRIPT = """
-import os, sys, tempfile, time
+import os, signal, sys, tempfile
 from builder.progress import Progress
 from builder.side_by_side import side_by_side
 
 def work(progress):
     with tempfile.TemporaryDirectory(dir=sys.argv[1]):
         progress.note(f"ready {os.getpid()}")
-        time.sleep(60)
+        while sys.argv[2:]:
+            progress.note("much to say")
+        signal.pause()
 
 side_by_side({"a": work, "b": work}, Progress())
 """
@@ -158,10 +171,62 @@ def test_interrupted(tmp_path: Path, whole_group: bool) -> None:
             if "ready" in line:
                 pids.append(int(line.split()[-1]))
         (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
-        process.stderr.read()
-    process.wait(timeout=30)
+        process.communicate(timeout=30)
     assert process.returncode != 0
     assert list(tmp_path.iterdir()) == []
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_a_killed_parent_takes_its_children_along(tmp_path: Path) -> None:
+    """Nobody hears them any more: at the next thing that they have to say they end, and hold no lock."""
+    (tmp_path / "work").mkdir()
+    with (tmp_path / "said").open("w") as said, (tmp_path / "held").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, str(tmp_path / "work"), "talk"],
+            stderr=said,
+            cwd=ROOT,
+            pass_fds=(held.fileno(),),
+            start_new_session=True,
+        )
+    try:  # the processes alone hold the lock now
+        wait_for(lambda: (tmp_path / "said").read_text().count("ready") == 2)
+        process.kill()
+        process.wait(timeout=30)
+        with (tmp_path / "held").open("w") as held:
+            wait_for(lambda: is_free(held))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def is_free(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def test_a_signal_that_comes_late_is_not_heard(capfd: pytest.CaptureFixture[str]) -> None:
+    """A child that has told its result, and is still on its way out, says nothing of being ended."""
+    work: Work = {"a": ends_slowly, "b": ends_slowly}
+    assert side_by_side(work, QUIET) == ["done", "done"]
+    assert capfd.readouterr().err == ""
+
+
+def test_an_error_of_the_system_without_a_number() -> None:
+    """Is told as what it is."""
+    work: Work = {"a": succeed, "b": partial(fail, gzip.BadGzipFile("not gzipped"))}
+    with pytest.raises(RuntimeError, match="BadGzipFile: not gzipped"):
+        side_by_side(work, QUIET)
+
+
+def test_the_other_failures_hint_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """What mends it is as good to know."""
+    work = {name: partial(fail, BuildError(f"no {name}", f"mend {name}")) for name in ("amd64", "arm64")}
+    with pytest.raises(BuildError, match="no amd64"):
+        side_by_side(work, QUIET)
+    assert capsys.readouterr().err == "warning: arm64 failed too: no arm64 (mend arm64)\n"
