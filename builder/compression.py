@@ -58,14 +58,25 @@ def _gzip(source: Path) -> Iterator[bytearray]:
 
 def _zstd(source: Path) -> Iterator[bytes]:
     # What one thread writes differs from what several write, and the number of several makes no difference.
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        _ZSTD_LEVEL, window_log=_ZSTD_WINDOW_LOG, threads=max(2, os.cpu_count() or 1)
-    )
+    parameters = _zstd_parameters(source.stat().st_size)
     packer = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     with source.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             yield packer.compress(chunk)
     yield packer.flush()
+
+
+def _zstd_parameters(size: int) -> zstandard.ZstdCompressionParameters:
+    """For a tar of `size` bytes: without it tables would be made for the largest that there are, 660 MB."""
+    threads = max(2, os.cpu_count() or 1)
+    fitting = zstandard.ZstdCompressionParameters.from_level(
+        _ZSTD_LEVEL, source_size=max(1, size), threads=threads
+    )
+    if fitting.window_log <= _ZSTD_WINDOW_LOG:
+        return fitting
+    return zstandard.ZstdCompressionParameters.from_level(
+        _ZSTD_LEVEL, source_size=max(1, size), window_log=_ZSTD_WINDOW_LOG, threads=threads
+    )
 
 
 def _unpack_gzip(source: IO[bytes]) -> IO[bytes]:
@@ -87,7 +98,7 @@ _WAYS = (
     Compression(
         "zstd",
         media_type="application/vnd.oci.image.layer.v1.tar+zstd",
-        version=f"zstandard {zstandard.__version__} {_ZSTD_LEVEL} {_ZSTD_WINDOW_LOG}",
+        version=f"zstandard {zstandard.__version__} {_ZSTD_LEVEL} {_ZSTD_WINDOW_LOG} by size",
         pack=_zstd,
         unpack=_unpack_zstd,
     ),

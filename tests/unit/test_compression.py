@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import random
 import subprocess
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -72,3 +74,36 @@ def test_unknown_type() -> None:
     """A layer that is compressed as we never do is refused by its type."""
     with pytest.raises(BuildError, match="never writes"):
         compression_of("application/vnd.oci.image.layer.v1.tar+lz4")
+
+
+WORDS = [random.Random(seed).randbytes(1 + seed % 9) for seed in range(500)]
+LARGE = b"".join(random.Random(2).choices(WORDS, k=40_000)) * 360
+"""More than 64 MiB, in which gzip has another level."""
+
+PINNED = {
+    ("gzip", "several"): "a310ebafdea3ba31cebdb481eb9797a1237ff7f7cda1ff5da52748365f35ff96",
+    ("gzip", "large"): "d569afa948da72f7fb6a256960efb19e47ac5bc72a60962c852b770f249877b7",
+    ("zstd", "words"): "f6daa7cd1cc5d45dedc6316d34012a3b0cf27a3f7bc5b736aa2fef01239dcf2e",
+    ("zstd", "several"): "1dc13bfbe4b05b78b9f4371423413816d7f3e8a7d21971d5d47b7c370b71e6d0",
+}
+
+
+@pytest.mark.parametrize(("name", "content"), PINNED)
+def test_bytes_are_pinned(name: str, content: str, pack: Pack) -> None:
+    """They are part of every image's digest: whoever changes them changes all of these."""
+    text = {"several": CONTENT, "large": LARGE, "words": LARGE[:3_000_000]}[content]
+    assert hashlib.sha256(pack(name, text)).hexdigest() == PINNED[name, content]
+
+
+def test_zstd_takes_memory_by_the_layers_size(tmp_path: Path) -> None:
+    """Eight small layers side by side must fit where one large one does."""
+    (tmp_path / "layer.tar").write_bytes(CONTENT[:4_000_000])
+    program = (
+        "import sys; from pathlib import Path; from builder.compression import COMPRESSIONS\n"
+        "list(COMPRESSIONS['zstd'].pack(Path(sys.argv[1])))\n"
+        "status = Path('/proc/self/status').read_text()\n"
+        "print(status.partition('VmHWM:')[2].split()[0])\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "layer.tar")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert int(done.stdout) < 300 << 10  # KiB
