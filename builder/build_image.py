@@ -38,6 +38,7 @@ from builder.warm import propose
 ARCHIVE = "image.tar"
 REPORT = "report.json"
 """The image's own report, and what was proven of it."""
+_CONTEXT = "context"
 _RECORD = "build.json"
 """What a build was made of, beside what it made: the next one knows whether anything changed."""
 
@@ -86,11 +87,11 @@ def build_image(
     # An image that Docker pulls may have moved, and this machine's own files may have changed: no key then.
     key = None
     if target is not None:
-        key = digest(plan, driver.name, _sources(), target.identity, packages.identity if packages else "")
+        installed = packages.identity if packages else ""
+        key = digest(plan, driver.name, _sources(), target.identity, installed, repr(facts))
     built = Built(plan.arch.name, plan.reference, "", output / ARCHIVE, unchanged=False)
     if key and not options.no_cache and (known := _known_digest(output, key)):
         progress.note(f"{what}: nothing changed (--no-cache builds it all the same)")
-        driver.publish(built.archive, progress)
         return replace(built, digest=known, unchanged=True)
 
     own = base.build_rootfs()
@@ -101,9 +102,9 @@ def build_image(
         scratch.mkdir()
         _try_filters(plan, options, what, progress)
         with progress.step(f"{what}: writing the context"):
-            write_context(plan, finished / "context", target, own, packages)
+            write_context(plan, finished / _CONTEXT, target, own, packages)
         with progress.step(f"{what}: building with driver {driver.name}"):
-            job = _job(plan, finished / "context", scratch, target, own, packages, options)
+            job = _job(plan, finished / _CONTEXT, scratch, target, own, packages, options)
             out = driver.build(job, progress)
         with progress.step(f"{what}: writing the archive"):
             written = write_archive(
@@ -140,7 +141,6 @@ def build_image(
             if replaced.exists() and not output.exists():
                 replaced.rename(output)
             raise
-    driver.publish(built.archive, progress)
     return built
 
 
@@ -204,6 +204,8 @@ def _prove(
 
 def _known_digest(output: Path, key: str) -> str | None:
     """The digest of the image in `output`, where it was made of what `key` stands for and is still whole."""
+    if not (output / REPORT).is_file() or not (output / _CONTEXT).is_dir():
+        return None
     try:
         record = json.loads((output / _RECORD).read_text())
         if record["key"] != key:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -331,7 +332,7 @@ def _epoch(environ: Mapping[str, str]) -> int:
     text = environ.get("SOURCE_DATE_EPOCH")
     if not text:
         return DEFAULT_EPOCH
-    if not text.isdecimal() or int(text) >= 2**33:
+    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) >= 2**33:
         raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}", "it is a number of seconds since 1970")
     return int(text)
 

@@ -28,11 +28,8 @@ def output_folder(output: Path) -> Iterator[None]:
         hint = "name a folder that this user can write"
         raise UsageError(f"--output {output}: {error.strerror}", hint) from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(lock, output)
         yield
-    except BlockingIOError:
-        hint = "wait for it, or name another folder"
-        raise BuildError(f"--output {output}: another build is writing there", hint) from None
     except OSError as error:
         if full := room_hint(error):
             raise BuildError(f"--output {output}: {error.strerror}", full) from None
@@ -42,3 +39,11 @@ def output_folder(output: Path) -> Iterator[None]:
         if made:
             with suppress(OSError):  # not empty: something was built
                 output.rmdir()
+
+
+def _lock(descriptor: int, output: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        hint = "wait for it, or name another folder"
+        raise BuildError(f"--output {output}: another build is writing there", hint) from None

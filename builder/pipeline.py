@@ -6,7 +6,7 @@ import hashlib
 from functools import partial
 
 from builder import __version__, registry
-from builder.arch import Arch
+from builder.arch import Arch, host_arch
 from builder.attest import DOCUMENTS, TREE, BuildFacts, Wheel
 from builder.base import Base, Rootfs, open_base
 from builder.bases import python_version
@@ -58,11 +58,18 @@ def build(config: Config, options: Options, progress: Progress) -> tuple[list[Bu
         if config.image.sign:
             find_signer(config.image.sign)
     driver = choose_driver(options.driver, plans[0].base.kind, progress)
-    with shared_files(locked, options, progress), output_folder(options.output):
-        work = {plan.arch.name: partial(_build_arch, config, plan, driver, options, locked) for plan in plans}
-        built = side_by_side(work, progress)
-    if not options.push:
-        return built, None
+    work = {plan.arch.name: partial(_build_arch, config, plan, driver, options, locked) for plan in plans}
+    with output_folder(options.output):
+        with shared_files(locked, options, progress):
+            built = side_by_side(work, progress)
+        # One name for all: the last one has it, and that is what runs here.
+        for one in sorted(built, key=lambda one: one.arch == host_arch().name):
+            driver.publish(one.archive, progress)
+        return built, _push(config, built, reference, options, progress) if options.push else None
+
+
+def _push(config: Config, built: list[Built], reference: str, options: Options, progress: Progress) -> str:
+    """Pushes the images, and has them signed; the name of what was pushed, with its digest."""
     images = [registry.Image(one.archive, _attachments(one)) for one in built]
     pushed = registry.push(images, reference, progress, if_absent=options.if_absent)
     progress.note(
@@ -71,7 +78,7 @@ def build(config: Config, options: Options, progress: Progress) -> tuple[list[Bu
     name = f"{reference}@{pushed.digest}"
     if config.image.sign:
         sign(config.image.sign, name, progress)
-    return built, name
+    return name
 
 
 def _attachments(built: Built) -> list[registry.Attachment]:

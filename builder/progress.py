@@ -126,7 +126,7 @@ class Lanes:
         """The lines as they are now."""
         width = self._progress.console.width - 2
         frame = self._spinner.render(time.monotonic())
-        lines = (printable(lane.shown(name))[:width] for name, lane in self._lanes.items())
+        lines = (printable(lane.shown(name))[:width] for name, lane in list(self._lanes.items()))
         return Group(*(Text.assemble(str(frame), " ", line) for line in lines))
 
 

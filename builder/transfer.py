@@ -19,8 +19,11 @@ from urllib3.util import Retry
 from builder.errors import BuildError
 
 _CHUNK_BYTES = 1 << 20
-_TIMEOUT_S = 60
+_TIMEOUT_S = (10, 30)
+"""For a connection, and for whatever comes next."""
 _TRIES = 3
+_PAUSE_S = 1.0
+"""After the first try; after the second twice as long."""
 _LARGEST_BYTES = 4 << 30
 """Of a file whose size nobody tells."""
 _SYSTEM_BUNDLES = (
@@ -70,11 +73,13 @@ class Transfer:
         `size` in bytes, None where nobody says it. A connection that breaks is tried again.
         """
         for left in reversed(range(_TRIES)):
+            self._go_on()
             try:
                 return self._once(url, size, target, what)
             except (requests.RequestException, HTTPError) as error:
                 status = error.response.status_code if isinstance(error, requests.HTTPError) else None
                 if left and status is None:
+                    self._stop.wait(_PAUSE_S * (_TRIES - left))
                     continue
                 reason = error.__cause__ or error.__context__ or error
                 kind = NotThere if status in _GONE else BuildError
@@ -114,8 +119,7 @@ class Transfer:
             read = getattr(response.raw, "read1", response.raw.read)
             since, came = time.monotonic(), 0
             while chunk := read(_CHUNK_BYTES):
-                if self._stop.is_set():
-                    raise BuildError("stopped")
+                self._go_on()
                 came += len(chunk)
                 if time.monotonic() - since > _STALL_S:
                     if came < _STALL_BYTES:
@@ -125,9 +129,16 @@ class Transfer:
                     since, came = time.monotonic(), 0
                 yield chunk
 
+    def _go_on(self) -> None:
+        if self._stop.is_set():
+            raise BuildError("stopped")
+
     def _session(self) -> requests.Session:
         session = requests.Session()
-        retry = Retry(_TRIES, backoff_factor=0.3, status_forcelist=(429, 500, 502, 503, 504))
+        # Of what is silent or breaks off fetch() makes the further tries, unless it is to stop.
+        retry = Retry(
+            _TRIES, connect=0, read=0, backoff_factor=0.3, status_forcelist=(429, 500, 502, 503, 504)
+        )
         session.mount("https://", HTTPAdapter(max_retries=retry))
         session.mount("http://", HTTPAdapter(max_retries=retry))
         # What uv trusts; requests has variables of its own, which come first.

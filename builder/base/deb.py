@@ -6,6 +6,7 @@ import gzip
 import io
 import lzma
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,13 @@ _OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
     ".zst": lambda file: cast(IO[bytes], zstandard.ZstdDecompressor().stream_reader(file)),
 }
 """How each part of a .deb may be compressed. (bzip2 and the old LZMA are of Debian's distant past.)"""
+
+
+_DAMAGE = (
+    *(tarfile.TarError, EOFError, RecursionError),
+    *(gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError),
+)
+"""What reading a part of a file that is no .deb, or half of one, raises."""
 
 
 class Deb:
@@ -91,7 +99,7 @@ class Deb:
                 content = _OPENERS[kind](cast(IO[bytes], part))
                 with tarfile.open(fileobj=content, mode="r|", bufsize=1 << 18, tarinfo=BoundedInfo) as tar:
                     yield tar
-        except (tarfile.TarError, lzma.LZMAError, zstandard.ZstdError, EOFError, gzip.BadGzipFile) as error:
+        except _DAMAGE as error:
             raise self.refused(f"{name} is damaged: {error}") from None
 
 

@@ -87,6 +87,12 @@ REFUSALS = {
     "tag": Refusal(
         2, r"error: .*Not A Name.*\n(hint: .*\n)?", arguments=("--driver", "oci", "--tag", "Not A Name")
     ),
+    "epoch of many digits": Refusal(
+        2, r"error: SOURCE_DATE_EPOCH is '9+'\nhint: .*\n", env={"SOURCE_DATE_EPOCH": "9" * 5000}
+    ),
+    "epoch of other digits": Refusal(
+        2, r"error: SOURCE_DATE_EPOCH is '٣'\nhint: .*\n", env={"SOURCE_DATE_EPOCH": "٣"}
+    ),
     "epoch": Refusal(2, r"error: SOURCE_DATE_EPOCH is 'soon'\nhint: .*\n", env={"SOURCE_DATE_EPOCH": "soon"}),
     "no-config": Refusal(
         2, r"error: /none/c\.yaml: there is no such file\nhint: .*\n", arguments=("--config", "/none/c.yaml")

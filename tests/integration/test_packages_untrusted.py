@@ -104,6 +104,31 @@ def test_a_file_is_no_larger_than_its_index_says(tmp_path: Path) -> None:
         way.fetch(path.as_uri(), size - 1, tmp_path / "copy", "a")
 
 
+def test_a_silent_server_is_left_when_we_are_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once its time is over; the control: as long as we are not, it is asked three times."""
+    monkeypatch.setattr(transfer, "_TIMEOUT_S", (10, 0.3))
+    monkeypatch.setattr(transfer, "_PAUSE_S", 0.01)
+    for stopped, asked in ((True, 1), (False, 3)):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            stop = threading.Event()
+            connections: list[socket.socket] = []
+
+            def take(server: socket.socket, connections: list[socket.socket]) -> None:
+                with contextlib.suppress(OSError):
+                    while True:
+                        connections.append(server.accept()[0])
+
+            threading.Thread(target=take, args=(server, connections), daemon=True).start()
+            if stopped:
+                threading.Timer(0.1, stop.set).start()
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/a"
+            with pytest.raises(BuildError, match="stopped" if stopped else "timed out"):
+                Transfer(stop, hint="", environ={}).fetch(url, None, tmp_path / "copy", "a")
+            assert len(connections) == asked
+            for connection in connections:
+                connection.close()
+
+
 def test_a_server_that_drips_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each byte comes before the time-out of a single read is over."""
     monkeypatch.setattr(transfer, "_STALL_S", 0.5)

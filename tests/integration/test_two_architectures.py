@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import docker
 import pytest
 from docker.errors import ImageNotFound
 
+from builder.arch import host_arch
 from builder.archive import open_archive
 from tests.conftest import Result, sandbox_build
 from tests.integration.pushing import remote_digest, remote_json, remote_tags
@@ -78,6 +80,40 @@ def test_both_drivers_push_the_same(registry: str, tmp_path: Path) -> None:
     finally:
         name = f"{registry}/team/sandbox:v2"
         subprocess.run(["docker", "image", "rm", "--force", name], check=False, capture_output=True)
+
+
+def test_docker_has_this_machines_image(engine: docker.DockerClient, tmp_path: Path) -> None:
+    """Of both under one name, whichever was asked for last and whichever is ready first."""
+    name = f"sandbox-tests/both:{os.getpid()}"
+    (tmp_path / "config.yaml").write_text("")
+    options = ["--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "dist")]
+    options += ["--driver", "docker", "--tag", name]
+    try:
+        for arches in (BOTH, ("--arch", "arm64", "--arch", "amd64")) * 2:
+            done = sandbox_build(*options, *arches)
+            assert done.exit_code == 0, done.stderr
+            assert engine.images.get(name).attrs["Architecture"] == host_arch().name
+    finally:
+        with suppress(ImageNotFound):
+            engine.images.remove(name, force=True)
+
+
+def test_provenance_is_of_the_lock_that_is_there(tmp_path: Path) -> None:
+    """Another lock with the same packages is another statement, though the image is the same."""
+    config = tmp_path / "config.yaml"
+    config.write_text("")
+    options = ("--config", str(config), "--output", str(tmp_path / "dist"), "--arch", "amd64")
+    images = []
+    for arches in (BOTH, BOTH[:2]):
+        locked = sandbox_build("lock", "--config", str(config), *arches)
+        assert locked.exit_code == 0, locked.stderr
+        images += digests(sandbox_build(*options, "--driver", "oci"))
+        statement = json.loads((tmp_path / "dist/amd64/provenance.json").read_text())
+        used = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+        lock = hashlib.sha256((tmp_path / "config.lock").read_bytes()).hexdigest()
+        assert [one["digest"]["sha256"] for one in used if one["name"] == "config.lock"] == [lock]
+        (tmp_path / "config.lock").unlink()
+    assert images[0] == images[1]
 
 
 def test_a_failing_architecture_leaves_the_tag(registry: str, tmp_path: Path) -> None:
