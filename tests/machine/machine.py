@@ -29,7 +29,8 @@ BOOT_S = 120
 _SLACK_S = 60
 """What an answer may take beyond the time that its command is given."""
 _MIB = 3072
-_LAST_LINES = 40
+_LAST_LINES = 120
+"""Of the console, for a failure: the first lines of a panic say what it is."""
 
 # Mitigations of speculation, and on arm64 kernel page tables of their own, which KASLR asks for, protect
 # nothing that is emulated, and are a third of what a run takes.
@@ -44,16 +45,21 @@ class Board:
 
     program: str
     options: tuple[str, ...]
+    threads: str
+    """`multi`: each processor is emulated by a thread of its own. `single`: they take turns on one."""
     console: str
 
 
 BOARDS = {
     # Not `max`: a Neoverse N1 has no pointer authentication, which is dear to emulate, and 32-bit programs.
     "arm64": Board(
-        "qemu-system-aarch64", ("-machine", "virt,gic-version=3", "-cpu", "neoverse-n1"), "ttyAMA0"
+        *("qemu-system-aarch64", ("-machine", "virt,gic-version=3", "-cpu", "neoverse-n1"), "multi"),
+        console="ttyAMA0",
     ),
-    # With RDRAND, without which the kernel has no random numbers to give for minutes.
-    "amd64": Board("qemu-system-x86_64", ("-machine", "q35", "-cpu", "max"), "ttyS0"),
+    # With RDRAND, without which the kernel has no random numbers to give for minutes. In turns, for the
+    # kernel changes its own instructions as it runs, on amd64 behind an int3: with two threads one translates
+    # that just as the other replaces it, runs into it later, and the kernel panics.
+    "amd64": Board("qemu-system-x86_64", ("-machine", "q35", "-cpu", "max"), "single", console="ttyS0"),
 }
 
 
@@ -156,7 +162,10 @@ class Machine:
         with self._lock:
             self._last += 1
             self._waiting[self._last] = future
-            self._port.sendall(json.dumps(request | {"id": self._last}).encode() + b"\n")
+            try:
+                self._port.sendall(json.dumps(request | {"id": self._last}).encode() + b"\n")
+            except OSError:
+                raise self._gone() from None
         answer = self._result(future, timeout_s)
         if "failed" in answer:
             raise MachineFailed(answer["failed"])
@@ -167,6 +176,10 @@ class Machine:
             return future.result(timeout_s)
         except TimeoutError:
             raise MachineFailed(f"{self.arch.name}: no answer in {timeout_s} s{self._console()}") from None
+
+    def _gone(self) -> MachineFailed:
+        self._threads[0].join()  # when all that the console said has been read
+        return MachineFailed(f"{self.arch.name}: the machine is gone{self._console()}")
 
     def _console(self) -> str:
         return "".join(f"\n  < {line}" for line in self._lines)
@@ -180,8 +193,7 @@ class Machine:
             for line in answers:
                 answer = json.loads(line)
                 self._waiting[answer["id"]].set_result(answer)
-        self._threads[0].join()
-        gone = MachineFailed(f"{self.arch.name}: the machine is gone{self._console()}")
+        gone = self._gone()
         for future in [*self._waiting.values()]:
             if not future.done():
                 future.set_exception(gone)
@@ -228,7 +240,8 @@ def running(arch: Arch, image: Path) -> Iterator[Machine]:
         command = [
             # However we end, it ends.
             *("setpriv", "--pdeathsig=KILL"),
-            *(board.program, *board.options, "-accel", "tcg,thread=multi", "-smp", "2", "-m", f"{_MIB}M"),
+            *(board.program, *board.options, "-accel", f"tcg,thread={board.threads}"),
+            *("-smp", "2", "-m", f"{_MIB}M"),
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
             *(*port, "-device", "virtserialport,chardev=port"),
             *("-kernel", str(kernel(arch)), "-initrd", f"/dev/fd/{root.fileno()}"),
