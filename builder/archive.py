@@ -14,7 +14,7 @@ import os
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -54,6 +54,9 @@ DAMAGE = (
 
 LAYER_HISTORY = "sandbox-build: layer "
 """What the image config's history says of a layer, with the layer's name behind it."""
+
+_MOST_DOCUMENT_BYTES = 8 << 20
+"""Of a manifest, and of an image's config."""
 
 
 @dataclass(frozen=True)
@@ -234,27 +237,24 @@ class Archive:
         annotations = index["manifests"][0].get("annotations", {})
         self.name: str | None = annotations.get("org.opencontainers.image.ref.name")
         """What the image is called: NAME:TAG."""
-        self.manifest = self.blob(self.descriptor).read()
+        self.manifest = self._document(self.descriptor)
         parsed = json.loads(self.manifest)
         self.config = Descriptor.from_json(parsed["config"])
+        self.image_config: dict[str, Any] = json.loads(self._document(self.config))
+        """What `config` describes: what runs, on what, and what its layers are called."""
+        if not isinstance(self.image_config, dict):
+            raise TypeError("its config is no object")
         self.layers = tuple(Descriptor.from_json(layer) for layer in parsed["layers"])
 
     @property
     def platform(self) -> dict[str, str]:
         """What the image runs on, as OCI has it: os and architecture."""
-        with self.blob(self.config) as file:
-            config = json.load(file)
-        return {name: config[name] for name in ("architecture", "os")}
+        return {name: self.image_config[name] for name in ("architecture", "os")}
 
     @property
     def named_layers(self) -> dict[str, Descriptor]:
-        """The layers by their names, the lowest first; by their number, where the config names none."""
-        with self.blob(self.config) as file:
-            history = json.load(file).get("history", ())
-        names = [str(one.get("created_by", "")).removeprefix(LAYER_HISTORY) for one in history]
-        if len(set(names)) != len(self.layers):
-            names = [str(number) for number in range(len(self.layers))]
-        return dict(zip(names, self.layers, strict=True))
+        """The layers by their names, the lowest first."""
+        return dict(zip(layer_names(self.image_config, len(self.layers)), self.layers, strict=True))
 
     def blob(self, descriptor: Descriptor) -> IO[bytes]:
         """The blob, as a seekable file; BuildError where it is not what its digest says."""
@@ -272,11 +272,25 @@ class Archive:
         """
         return compression_of(descriptor.media_type).unpack(self.blob(descriptor))
 
+    def _document(self, descriptor: Descriptor) -> bytes:
+        content = self.blob(descriptor).read(_MOST_DOCUMENT_BYTES + 1)
+        if len(content) > _MOST_DOCUMENT_BYTES:
+            raise ValueError(f"{descriptor.member} has more than {_MOST_DOCUMENT_BYTES >> 20} MiB")
+        return content
+
     def _member(self, name: str) -> IO[bytes]:
         file = self._tar.extractfile(name)
         if file is None:
             raise KeyError(name)
         return file
+
+
+def layer_names(config: Mapping[str, Any], count: int) -> list[str]:
+    """The names of the layers, the lowest first; their numbers, where the config does not name each."""
+    names = [str(one.get("created_by", "")) for one in config.get("history") or ()]
+    if len(set(names)) != count or not all(name.startswith(LAYER_HISTORY) for name in names):
+        return [str(number) for number in range(count)]
+    return [name.removeprefix(LAYER_HISTORY) for name in names]
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from builder.image import make_image
 from builder.image_settings import read_report
 from builder.layers import join_layers
 from builder.options import Options
+from builder.output import ARCHIVE, REPORT
 from builder.packages import Packages
 from builder.plan import BuildPlan, digest
 from builder.progress import Progress
@@ -35,9 +36,6 @@ from builder.shelf import Shelf
 from builder.tree.origin import report_text
 from builder.warm import propose
 
-ARCHIVE = "image.tar"
-REPORT = "report.json"
-"""The image's own report, and what was proven of it."""
 _CONTEXT = "context"
 _RECORD = "build.json"
 """What a build was made of, beside what it made: the next one knows whether anything changed."""

@@ -22,6 +22,7 @@ from builder.cli_options import (
     wheelhouse_option,
 )
 from builder.errors import UsageError
+from builder.output import ARCHIVE
 from builder.progress import Progress
 
 
@@ -98,7 +99,7 @@ def check(
     else:
         from builder.jailrun import unpack
 
-        paths = [image] if image else [output / arch.name / "image.tar" for arch in arches]
+        paths = [image] if image else [output / arch.name / ARCHIVE for arch in arches]
         roots = [(unpack(built_image(path, output), cache()), path) for path in paths]
         checked = [check_image(image_root(root, path), str(path), progress) for root, path in roots]
     if as_json:

@@ -10,6 +10,7 @@ import click
 from builder.arch import ARCHES, Arch, host_arch, parse_arch
 from builder.config import Config, load_config
 from builder.errors import UsageError
+from builder.output import ARCHIVE
 from builder.progress import Progress
 
 
@@ -81,7 +82,7 @@ def cache() -> Path:
 
 def built_image(image: Path | None, output: Path) -> Path:
     """The archive that --image names, or the one for this machine below --output; UsageError without it."""
-    path = image or output / host_arch().name / "image.tar"
+    path = image or output / host_arch().name / ARCHIVE
     if not path.is_file():
         raise UsageError(f"{path}: no such image", "build one with `sandbox-build`, or name one with --image")
     return path

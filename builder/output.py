@@ -1,4 +1,4 @@
-"""The folder that a build writes into."""
+"""The folder that a build writes into, and where in it an image lies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from builder.arch import ARCHES
 from builder.errors import BuildError, UsageError, room_hint
+
+ARCHIVE = "image.tar"
+REPORT = "report.json"
+"""The files of one image, in the folder of its architecture."""
+
+
+def archives_at(path: Path) -> dict[str | None, Path]:
+    """The archives that a command's argument means, by architecture.
+
+    It is an archive, a folder dist/ARCH with one (both under the key None), or a folder dist. UsageError
+    where there is none.
+    """
+    for one in (path, path / ARCHIVE):
+        if one.is_file():
+            return {None: one}
+    found: dict[str | None, Path] = {arch: path / arch / ARCHIVE for arch in ARCHES}
+    found = {arch: archive for arch, archive in found.items() if archive.is_file()}
+    if not found:
+        raise UsageError(f"{path}: no image is there", "name an image.tar, a folder dist/ARCH, or dist")
+    return found
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from builder.config import ENVIRONMENT, Config, load_config
 from builder.config_yaml import dotted, read_document
 from builder.drivers.docker import connect
 from builder.errors import RegistryError, SandboxError, ToolMissing, UsageError, VerificationFailed
+from builder.output import ARCHIVE
 from builder.plan import BuildPlan, make_plan
 from builder.progress import Progress
 from builder.reference import DIGEST, parse_reference
@@ -108,7 +109,7 @@ def open_policy(name: str, arch: Arch | None, progress: Progress) -> Found:
     """The policy that `name` stands for, which is one of _KINDS; a config's for `arch`, or this machine's."""
     path = Path(name)
     if path.is_dir():
-        return _of_archive(path / "image.tar")
+        return _of_archive(path / ARCHIVE)
     if path.is_file():
         return _of_archive(path) if tarfile.is_tarfile(path) else _of_config(path, arch, progress)
     if path.suffix in (".yaml", ".yml", ".tar"):
@@ -130,8 +131,8 @@ def _of_config(path: Path, arch: Arch | None, progress: Progress) -> Found:
 def _of_archive(path: Path) -> Found:
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file", "build it with `sandbox-build`")
-    with open_archive(path) as archive, archive.blob(archive.config) as file:
-        config = json.load(file)
+    with open_archive(path) as archive:
+        config = archive.image_config
     found = _of_labels(str(path), _labels(config))
     architecture, theirs = config.get("architecture"), found.policy.arch.name
     if architecture != theirs:
@@ -191,7 +192,7 @@ def _registry_labels(name: str, arch: Arch, progress: Progress) -> dict[str, str
 def arch_of(name: str) -> Arch | None:
     """The architecture of an image that is a file; None for what has or needs another way to say it."""
     path = Path(name)
-    archive = path / "image.tar" if path.is_dir() else path
+    archive = path / ARCHIVE if path.is_dir() else path
     if not archive.is_file() or not tarfile.is_tarfile(archive):
         return None
     try:

@@ -15,6 +15,7 @@ from typing import Any
 from builder.archive import DAMAGE, open_archive
 from builder.errors import BuildError, UsageError
 from builder.layers import BoundedInfo
+from builder.output import ARCHIVE, REPORT
 from builder.tree.distributions import Distribution
 from builder.tree.origin import KINDS, Origin
 from builder.tree.root import MAX_LINKS, parents
@@ -219,11 +220,11 @@ def load_report(path: Path) -> Report:
     UsageError where there is none, BuildError where it cannot be read.
     """
     if path.is_dir():
-        inside = [path / REPORT_PATH[1:], path / "report.json", path / "image.tar"]
+        inside = [path / REPORT_PATH[1:], path / REPORT, path / ARCHIVE]
         found = next((one for one in inside if one.is_file()), None)
         if found is None:
             hint = "build one with `sandbox-build`, or name one with --image"
-            raise UsageError(f"{path}: no report.json and no image.tar in it", hint)
+            raise UsageError(f"{path}: no {REPORT} and no {ARCHIVE} in it", hint)
         return load_report(found)
     if not path.is_file():
         hint = "build one with `sandbox-build`, or name one with --image"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +37,7 @@ def attest(archive_path: Path, report: Report, facts: BuildFacts) -> Attestation
     with open_archive(archive_path) as archive:
         try:
             manifest = manifest_of(archive)
-            with archive.blob(archive.config) as file:
-                created = str(json.load(file)["created"])
+            created = str(archive.image_config["created"])
         except (*DAMAGE, OSError) as error:
             raise BuildError(f"{archive_path}: damaged: {error}", "build the image again") from None
         digest = archive.descriptor.digest

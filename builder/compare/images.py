@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from builder.arch import ARCHES
 from builder.archive import DAMAGE, Archive, Descriptor, open_archive
 from builder.compare.contents import changed_keys
 from builder.compare.entries import (
@@ -23,10 +22,7 @@ from builder.compare.entries import (
 )
 from builder.compression import compression_of
 from builder.errors import BuildError, UsageError
-
-_ARCHIVE = "image.tar"
-_MOST_DOCUMENT_BYTES = 8 << 20
-"""Of an image's config."""
+from builder.output import archives_at
 
 
 @dataclass(frozen=True)
@@ -68,20 +64,18 @@ class Compared:
 def pairs(before: Path, after: Path) -> Iterator[tuple[str, Path, Path]]:
     """(architecture, archive, archive) of what is to be compared.
 
-    Each is an image.tar, a folder that holds one, or a folder of such folders, named by architecture. An
-    archive has the one of its architecture beside it. UsageError where they do not pair.
+    An archive that was named is compared with another that was, or else with the one of its architecture.
+    UsageError where they do not pair.
     """
-    ours, theirs = _archives(before), _archives(after)
-    if isinstance(ours, Path) and isinstance(theirs, Path):
-        yield _arch_of(ours), ours, theirs
+    named = archives_at(before), archives_at(after)
+    if None in named[0] and None in named[1]:
+        yield _arch_of(named[0][None]), named[0][None], named[1][None]
         return
-    if isinstance(ours, Path):
-        ours = {_arch_of(ours): ours}
-        theirs = {arch: path for arch, path in _by_arch(theirs).items() if arch in ours}
-    elif isinstance(theirs, Path):
-        theirs = {_arch_of(theirs): theirs}
+    ours, theirs = ({arch or _arch_of(path): path for arch, path in side.items()} for side in named)
+    if None in named[0]:
+        theirs = {arch: path for arch, path in theirs.items() if arch in ours}
+    elif None in named[1]:
         ours = {arch: path for arch, path in ours.items() if arch in theirs}
-    theirs = _by_arch(theirs)
     if alone := sorted({*ours} ^ {*theirs}):
         one, other = (before, after) if alone[0] in ours else (after, before)
         raise UsageError(f"{one} has an image for {alone[0]}, and {other} has none", "name the images")
@@ -89,25 +83,9 @@ def pairs(before: Path, after: Path) -> Iterator[tuple[str, Path, Path]]:
         yield arch, ours[arch], theirs[arch]
 
 
-def _archives(path: Path) -> Path | dict[str, Path]:
-    """The archive that `path` is or holds, or one for each architecture."""
-    if path.is_file():
-        return path
-    if (path / _ARCHIVE).is_file():
-        return path / _ARCHIVE
-    found = {arch: path / arch / _ARCHIVE for arch in ARCHES if (path / arch / _ARCHIVE).is_file()}
-    if not found:
-        raise UsageError(f"{path}: no image is there", "name an image.tar, a folder dist/ARCH, or dist")
-    return found
-
-
-def _by_arch(found: Path | dict[str, Path]) -> dict[str, Path]:
-    return {_arch_of(found): found} if isinstance(found, Path) else found
-
-
 def _arch_of(path: Path) -> str:
-    with _opened(path) as side:
-        return str(side.config.get("architecture"))
+    with open_archive(path) as archive:
+        return str(archive.image_config.get("architecture"))
 
 
 def compare(arch: str, before: Path, after: Path) -> Compared:
@@ -131,8 +109,11 @@ class _Side:
 
     path: Path
     archive: Archive
-    config: dict[str, Any]
     manifest: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.archive.image_config
 
     @property
     def digest(self) -> str:
@@ -217,20 +198,9 @@ def _opened(path: Path) -> Iterator[_Side]:
         with _blaming(path):
             for blob in (archive.config, *archive.layers):
                 archive.blob(blob).close()
-            with archive.blob(archive.config) as file:
-                side = _Side(path, archive, _document(file), json.loads(archive.manifest))
+            side = _Side(path, archive, json.loads(archive.manifest))
             _ = side.blobs, side.config["rootfs"]
         yield side
-
-
-def _document(file: IO[bytes]) -> dict[str, Any]:
-    content = file.read(_MOST_DOCUMENT_BYTES + 1)
-    if len(content) > _MOST_DOCUMENT_BYTES:
-        raise ValueError(f"a config of more than {_MOST_DOCUMENT_BYTES >> 20} MiB")
-    document = json.loads(content)
-    if not isinstance(document, dict):
-        raise TypeError("its config is no object")
-    return document
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from builder.archive import LAYER_HISTORY, Descriptor
+from builder.archive import Descriptor, layer_names
 from builder.attest import DOCUMENTS, read_claims
 from builder.errors import BuildError
 from builder.report import Report
@@ -140,15 +140,6 @@ def told(parts: Parts) -> Inspected:
         others=parts.others,
         checks=checks,
     )
-
-
-def layer_names(config: Mapping[str, Any], count: int) -> list[str]:
-    """The names of the layers, the lowest first; their numbers, where the config does not name them."""
-    history = config.get("history") or ()
-    names = [str(one.get("created_by", "")) for one in history]
-    if len(names) != count or not all(name.startswith(LAYER_HISTORY) for name in names):
-        return [str(number) for number in range(count)]
-    return [name.removeprefix(LAYER_HISTORY) for name in names]
 
 
 def _checks(parts: Parts, label: str | None) -> Iterator[Check]:

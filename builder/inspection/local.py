@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from builder.arch import ARCHES
 from builder.archive import DAMAGE, open_archive
 from builder.attest import DOCUMENTS, manifest_of
 from builder.attest.provenance import POLICY
-from builder.errors import BuildError, UsageError
+from builder.errors import BuildError
 from builder.inspection.facts import KEPT, Inspected, Parts, told
+from builder.output import archives_at
 
-_ARCHIVE = "image.tar"
 _MOST_BYTES = 256 << 20
 """Of a document."""
 
@@ -22,24 +20,12 @@ def inspect_local(path: Path) -> list[Inspected]:
 
     UsageError where there is none, BuildError for a damaged one.
     """
-    return [_inspect(archive) for archive in _archives(path)]
-
-
-def _archives(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    folders = (path, *(path / arch for arch in ARCHES))
-    found = [folder / _ARCHIVE for folder in folders if (folder / _ARCHIVE).is_file()]
-    if not found:
-        raise UsageError(f"{path}: no image is there", "name an image.tar, a folder dist/ARCH, or dist")
-    return found
+    return [_inspect(archive) for archive in archives_at(path).values()]
 
 
 def _inspect(path: Path) -> Inspected:
     with open_archive(path) as archive:
         try:
-            with archive.blob(archive.config) as file:
-                config = json.load(file)
             manifest = manifest_of(archive, keep=KEPT)
             policy = manifest.entries.get(POLICY)
             return told(
@@ -47,7 +33,7 @@ def _inspect(path: Path) -> Inspected:
                     name=archive.name,
                     manifest=archive.descriptor,
                     layers=archive.layers,
-                    config=config,
+                    config=archive.image_config,
                     files=manifest.kept,
                     documents=_documents(path.parent),
                     policy_digest=policy.sha256 if policy else None,

@@ -6,11 +6,11 @@ import io
 from collections.abc import Collection, Mapping
 from typing import IO, Any
 
-from builder.archive import DAMAGE, Descriptor
+from builder.archive import DAMAGE, Descriptor, layer_names
 from builder.attest import DOCUMENTS, manifest_of_layers
 from builder.compression import COMPRESSIONS, compression_of
 from builder.errors import RegistryError
-from builder.inspection.facts import CONFIG_LAYER, KEPT, Attached, Inspected, Parts, layer_names, told
+from builder.inspection.facts import CONFIG_LAYER, KEPT, Attached, Inspected, Parts, told
 from builder.registry import (
     Manifest,
     Referrer,

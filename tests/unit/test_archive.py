@@ -378,12 +378,18 @@ def test_damage(image: BuiltImage, tmp_path: Path, damage: str) -> None:
 
 
 def test_changed_blob(image: BuiltImage, tmp_path: Path) -> None:
-    """A blob that is not what its digest says is never handed out."""
+    """A blob that is not what its digest says is never handed out; with such a config nothing is opened."""
     path = tmp_path / "a.tar"
     write_archive(image, path, "x:y")
-    path.write_bytes(path.read_bytes().replace(b'"arm64"', b'"amd64"'))
+    written = path.read_bytes()
+    with open_archive(path) as archive, archive.blob(archive.layers[0]) as file:
+        layer = file.read()
+    path.write_bytes(written.replace(layer, layer[:-1] + bytes([layer[-1] ^ 1])))
     with open_archive(path) as archive, pytest.raises(BuildError, match=r"blobs/sha256/.* is damaged"):
-        archive.blob(archive.config)
+        archive.blob(archive.layers[0])
+    path.write_bytes(written.replace(b'"arm64"', b'"amd64"'))
+    with pytest.raises(BuildError, match=r"blobs/sha256/.* is damaged"), open_archive(path):
+        pass
 
 
 def test_ordinary_user(image: BuiltImage) -> None:
