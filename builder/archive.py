@@ -26,6 +26,7 @@ import zstandard
 
 from builder.compression import COMPRESSIONS, Compression, compression_of
 from builder.errors import BuildError, room_hint
+from builder.files_by_hash import sha256_of
 from builder.layers import BoundedInfo, LayerUnpacker
 from builder.reference import parse_reference
 from builder.shelf import Shelf
@@ -172,8 +173,7 @@ def _packed(
     source: Path, scratch: Path, compression: Compression, shelf: Shelf | None
 ) -> tuple[Path, Descriptor, str]:
     """The compressed layer that the tar `source` becomes, its descriptor, and the digest of the tar."""
-    with source.open("rb") as tar:
-        diff_id = f"sha256:{hashlib.file_digest(tar, 'sha256').hexdigest()}"
+    diff_id = f"sha256:{sha256_of(source)}"
 
     def fill(work: Path) -> None:
         digest = hashlib.sha256()
@@ -188,10 +188,7 @@ def _packed(
         fill(entry)
     else:
         key = hashlib.sha256(f"{diff_id} {compression.name} {compression.version}".encode()).hexdigest()
-        entry = shelf.open(key, fill)
-        if not _is_whole(entry):
-            shelf.discard(key)
-            entry = shelf.open(key, fill)
+        entry = shelf.find_whole(key, _is_whole) or shelf.open(key, fill)
     blob = entry / _BLOB
     descriptor = Descriptor(compression.media_type, (entry / _DIGEST).read_text(), blob.stat().st_size)
     return blob, descriptor, diff_id
@@ -199,12 +196,7 @@ def _packed(
 
 def _is_whole(entry: Path) -> bool:
     """Whether a compressed layer of the cache is what it was when it was written."""
-    try:
-        with (entry / _BLOB).open("rb") as blob:
-            found = hashlib.file_digest(blob, "sha256").hexdigest()
-        return (entry / _DIGEST).read_text() == f"sha256:{found}"
-    except OSError:
-        return False
+    return (entry / _DIGEST).read_text() == f"sha256:{sha256_of(entry / _BLOB)}"
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes | Path) -> None:

@@ -24,19 +24,16 @@ class FilesByHash:
 
     def __init__(self, cache: Path, name: str, progress: Progress) -> None:
         self.shelf = Shelf(cache, name, progress)
-        self._progress = progress
 
     def find(self, sha256: str) -> Path | None:
-        """The file with this hash; one that is damaged is thrown away, and said."""
-        entry = self.shelf.find(sha256)
-        if entry is None:
-            return None
-        files = list(entry.iterdir())
-        if len(files) == 1 and files[0].is_file() and sha256_of(files[0]) == sha256:
-            return files[0]
-        self._progress.note(f"a file in the cache is damaged, and fetched anew: {entry}")
-        self.shelf.discard(sha256)
-        return None
+        """The file with this hash; a damaged one goes, and that is said."""
+
+        def is_whole(entry: Path) -> bool:
+            files = list(entry.iterdir())
+            return len(files) == 1 and files[0].is_file() and sha256_of(files[0]) == sha256
+
+        entry = self.shelf.find_whole(sha256, is_whole)
+        return None if entry is None else next(entry.iterdir())
 
     def fetch(self, sha256: str, name: str, copy: Callable[[Path], str]) -> Path:
         """The file with this hash; where it is not there, `copy` writes it, as `name`, and returns its hash.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from builder.archive import LAYER_HISTORY, BuiltImage
 from builder.dockerfile import entrypoint
 from builder.errors import BuildError, room_hint
+from builder.files_by_hash import sha256_of
 from builder.layers import write_layer
 from builder.plan import BuildPlan
 
@@ -29,9 +29,7 @@ def make_image(plan: BuildPlan, out: Path, scratch: Path) -> BuiltImage:
             if folder.is_dir() and any(folder.iterdir()):
                 tar = scratch / f"layer-{layer.name}.tar"
                 write_layer(folder, tar, epoch=plan.spec.epoch)
-                with tar.open("rb") as file:
-                    diff_id = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-                layers.append((layer.name, tar, diff_id))
+                layers.append((layer.name, tar, f"sha256:{sha256_of(tar)}"))
     except OSError as error:
         message = f"{scratch}: the layers cannot be written: {error.strerror}"
         raise BuildError(message, room_hint(error)) from error

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from builder.errors import BuildError, room_hint
@@ -52,15 +52,24 @@ class Shelf:
         except OSError as error:
             raise cache_error(error, self.folder) from error
 
-    def discard(self, key: str) -> None:
-        """Removes the entry called `key`, which was found to be damaged."""
-        _check_key(key)
+    def find_whole(self, key: str, is_whole: Callable[[Path], bool]) -> Path | None:
+        """The entry called `key`, if it is there and whole; a damaged one goes, and that is said.
+
+        BuildError where that cannot be. An OSError that `is_whole` raises is damage, too.
+        """
+        entry = self.find(key)
+        if entry is None or _holds(is_whole, entry):
+            return entry
         try:
             with self._lock(key):
-                if (self.folder / key).is_dir():
-                    self._remove_whole(self.folder / key)
+                # Another build may have made it anew meanwhile.
+                if (entry := self.find(key)) is None or _holds(is_whole, entry):
+                    return entry
+                self._progress.note(f"damaged in the cache, and made anew: {entry}")
+                self._remove_whole(entry)
         except OSError as error:
             raise cache_error(error, self.folder) from error
+        return None
 
     def _make(self, key: str, fill: Callable[[Path], None]) -> Path:
         # Whoever made one of this key holds no lock any more, so it is of a build that was killed.
@@ -91,16 +100,30 @@ class Shelf:
         # Under another name first: half of an entry must not look like a whole one.
         remove(entry.rename(tempfile.mktemp(dir=self.folder, prefix="new-old-")))  # noqa: S306
 
-    @contextmanager
-    def _lock(self, key: str) -> Iterator[None]:
-        """Holds the lock file of `key`, which one build at a time can."""
-        with (self.folder / f"{key}.lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._progress.note("waiting for another build that makes the same")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+    def _lock(self, key: str) -> AbstractContextManager[None]:
+        return locked(self.folder / f"{key}.lock", "makes the same", self._progress)
+
+
+@contextmanager
+def locked(path: Path, doing: str, progress: Progress) -> Iterator[None]:
+    """Holds the lock file at `path`, which one build at a time can; `doing` is what the others wait for.
+
+    OSError where the file cannot be written.
+    """
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.note(f"waiting for another build that {doing}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _holds(is_whole: Callable[[Path], bool], entry: Path) -> bool:
+    try:
+        return is_whole(entry)
+    except OSError:
+        return False
 
 
 def _check_key(key: str) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from builder.arch import Arch, host_arch
@@ -23,7 +21,7 @@ from builder.bases import find_suite
 from builder.errors import BuildError
 from builder.layers import write_layer
 from builder.progress import Progress
-from builder.shelf import Shelf, cache_error
+from builder.shelf import Shelf, cache_error, locked
 from builder.whole_file import whole_file
 
 MAX_AGE_S = 24 * 3600
@@ -113,7 +111,7 @@ class DebianBase:
         path = folder / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.json"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with self._lock(path.with_suffix(".lock"), arch):
+            with locked(path.with_suffix(".lock"), f"asks for {self._what(arch)}", self._progress):
                 if (known := self._known(path, after_ns)) is not None:
                     return known
                 with self._progress.step(f"{self._what(arch)}: choosing packages"):
@@ -146,17 +144,6 @@ class DebianBase:
             unpack(dict(zip(selection.packages, debs, strict=True)), work / "rootfs", self._progress)
             write_layer(work / "rootfs", work / "rootfs.tar", epoch=0)
             (work / "packages.json").write_text(_as_json(selection))
-
-    @contextmanager
-    def _lock(self, path: Path, arch: Arch) -> Iterator[None]:
-        """Holds the lock file, which one build at a time can."""
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self._progress.note(f"waiting for another build that asks for {self._what(arch)}")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
 
 def unpack(debs: Mapping[DebianPackage, Path], root: Path, progress: Progress) -> None:

@@ -213,7 +213,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_anew(world: World) -> None:
     shutil.rmtree(first.directory.parent)
     world.archive.asked.clear()
     assert services(world.base(old).rootfs(AMD64)) == "1.0"
-    assert any("damaged, and fetched anew" in line for line in world.progress.lines)
+    assert any("damaged in the cache, and made anew" in line for line in world.progress.lines)
     assert [path.rpartition("/")[2] for path in world.archive.asked] == ["netbase_1.0_all.deb"]
 
 
