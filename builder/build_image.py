@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -15,9 +15,9 @@ from typing import Any
 
 from builder import verify
 from builder.arch import host_arch
-from builder.archive import open_archive, write_archive
-from builder.attest import BuildFacts, Deb, attest
-from builder.base import Base, CachedRootfs, Rootfs, assembler_command
+from builder.archive import Descriptor, open_archive, write_archive
+from builder.attest import BuildFacts, attest
+from builder.base import Base, Rootfs, assembler_command
 from builder.context import write_context
 from builder.dockerfile import bytecode_shelf
 from builder.drivers import BuildJob, Driver
@@ -115,13 +115,18 @@ def build_image(
             built = replace(built, digest=written)
         root = scratch / "root"
         join_layers((out / name for name in plan.layers if (out / name).is_dir()), root)
-        _prove(plan, finished, root, line_for, progress)
-        if note := _sent_again(output / ARCHIVE, finished / ARCHIVE):
-            progress.note(f"{what}: {note}")
+        report = read_report(root)
+        report |= _proven(report, root, plan, what, line_for, progress)
+        layers = _named_layers(finished / ARCHIVE)
+        report["layers"] = [
+            {"name": name, "digest": layer.digest, "bytes": layer.size} for name, layer in layers.items()
+        ]
+        (finished / REPORT).write_text(report_text(report))
+        if (output / ARCHIVE).is_file():
+            progress.note(f"{what}: {_sent_again(output / ARCHIVE, layers)}")
         with progress.step(f"{what}: writing what it is made of"):
-            documents = attest(
-                finished / ARCHIVE, load_report(finished), replace(facts, debs=_debs(target))
-            ).documents
+            whole_facts = replace(facts, debs=target.packages if target else ())
+            documents = attest(finished / ARCHIVE, load_report(finished), whole_facts).documents
         for document in documents:
             (finished / document.name).write_bytes(document.content)
         record = {
@@ -175,29 +180,27 @@ def _job(
     )
 
 
-def _prove(
-    plan: BuildPlan,
-    finished: Path,
+def _proven(
+    report: Mapping[str, Any],
     root: Path,
+    plan: BuildPlan,
+    what: str,
     line_for: Callable[[str], str | None],
     progress: Progress,
-) -> None:
-    """Tries what the config promises in the finished jail, and writes beside it what was shown."""
-    report = read_report(root)
-    with progress.step(f"{plan.reference} for {plan.arch.platform}: trying its imports in the jail"):
+) -> dict[str, Any]:
+    """Tries what the config promises in the finished jail; what was shown, for report.json."""
+    with progress.step(f"{what}: trying its imports in the jail"):
         proof = prove(root, report, plan.arch, progress, library=line_for)
-    with progress.step(f"{plan.reference} for {plan.arch.platform}: measuring what could be warm"):
+    with progress.step(f"{what}: measuring what could be warm"):
         proposal = propose(root, report, proof, progress)
     for line in (*proof.lines(), *(proposal.lines() if proposal else ())):
         progress.note(line)
-    shown: dict[str, Any] = {"image": plan.reference, "proof": proof.as_data(), "proven": proof.lines()}
-    shown["warm"] = proposal and proposal.as_data()
-    with open_archive(finished / ARCHIVE) as archive:
-        shown["layers"] = [
-            {"name": name, "digest": layer.digest, "bytes": layer.size}
-            for name, layer in archive.named_layers.items()
-        ]
-    (finished / REPORT).write_text(report_text(report | shown))
+    return {
+        "image": plan.reference,
+        "proof": proof.as_data(),
+        "proven": proof.lines(),
+        "warm": proposal and proposal.as_data(),
+    }
 
 
 def _known_digest(output: Path, key: str) -> str | None:
@@ -220,21 +223,17 @@ def _known_digest(output: Path, key: str) -> str | None:
     return found if found == record["digest"] else None
 
 
-def _debs(target: Rootfs | None) -> tuple[Deb, ...]:
-    """The Debian packages that the base was made of."""
-    packages = target.packages if isinstance(target, CachedRootfs) else ()
-    return tuple(Deb(one.name, one.version, one.architecture, one.sha256, one.source) for one in packages)
+def _named_layers(path: Path) -> dict[str, Descriptor]:
+    with open_archive(path) as archive:
+        return archive.named_layers
 
 
-def _sent_again(before: Path, after: Path) -> str | None:
-    """What of the image `after` a registry lacks that has `before`; None where there is no image before."""
+def _sent_again(before: Path, layers: Mapping[str, Descriptor]) -> str:
+    """What of `layers` a registry lacks that has the image in the archive `before`."""
     try:
-        with open_archive(before) as archive:
-            known = {layer.digest for layer in archive.layers}
-    except SandboxError:
-        return None
-    with open_archive(after) as archive:
-        layers = archive.named_layers
+        known = {layer.digest for layer in _named_layers(before).values()}
+    except SandboxError:  # damaged: as if it were not there
+        known = set()
     new = {name: layer for name, layer in layers.items() if layer.digest not in known}
     size = sum(layer.size for layer in new.values())
     kept = sum(layer.size for layer in layers.values()) - size

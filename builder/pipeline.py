@@ -7,11 +7,11 @@ from functools import partial
 
 from builder import __version__, registry
 from builder.arch import Arch, host_arch
-from builder.attest import DOCUMENTS, TREE, BuildFacts, Wheel
+from builder.attest import DOCUMENTS, TREE, BuildFacts, Wheel, image_parameters
 from builder.base import Base, Rootfs, open_base
 from builder.bases import python_version
 from builder.build_image import Built, build_image
-from builder.config import Config, effective, parse_base
+from builder.config import Config, parse_base
 from builder.drivers import Driver, choose_driver
 from builder.errors import (
     LibrariesMissing,
@@ -188,13 +188,8 @@ def _build_arch(
             supplement.add(error)
 
 
-_OF_NO_ACCOUNT = ("base_mirror", "base_snapshot", "python_pip_mirror_url", "proxy", "app")
-"""Keys of the config that decide nothing of what an image is made of, or are nobody's business."""
-
-
 def _facts(config: Config, plan: BuildPlan, options: Options, locked: Lock | None) -> BuildFacts:
     """What the documents about an image say of its making."""
-    parameters = {key: value for key, value in effective(config).items() if key not in _OF_NO_ACCOUNT}
     wheels = []
     for pin in locked.pins[plan.arch.name] if locked else ():
         source = locked.sources.get(pin.name) if locked else None
@@ -202,7 +197,7 @@ def _facts(config: Config, plan: BuildPlan, options: Options, locked: Lock | Non
         wheels.append(Wheel(pin.name, pin.version, sha256))
     path = lock_path(options.config_path)
     return BuildFacts(
-        config=parameters,
+        config=image_parameters(config),
         epoch=options.epoch,
         builder_version=__version__,
         wheels=tuple(wheels),

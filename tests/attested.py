@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from builder.archive import BuiltImage, write_archive
-from builder.attest import Attestations, BuildFacts, Deb, Wheel, read_claims
+from builder.attest import Attestations, BuildFacts, Wheel, read_claims
+from builder.base import DebianPackage
 from builder.layers import write_layer
 from builder.tree.spec import REPORT_PATH, TREE_PATH
 from tests.reports import LIBRARIES, ORIGINS, raw
@@ -44,17 +45,14 @@ REPORT = raw(
 FACTS = BuildFacts(
     config={
         "base": "debian:trixie",
-        "base_mirror": "http://mirror.example/debian",
-        "base_snapshot": None,
-        "python_pip_mirror_url": "https://index.example/simple",
         "image": {"repository": "example.org/team/app"},
     },
     epoch=1735689600,
     builder_version="9.9",
     wheels=(Wheel("scipy", "1.16", "5" * 64),),
     debs=(
-        Deb("unused", "1", "all", "d" * 64),
-        Deb("libc6", "2.41-12", "amd64", "c" * 64, "glibc"),
+        DebianPackage("unused", "1", "all", "unused", "d" * 64, 1, "pool/u.deb"),
+        DebianPackage("libc6", "2.41-12", "amd64", "glibc", "c" * 64, 1, "pool/g.deb"),
     ),
     lock_sha256="1" * 64,
 )

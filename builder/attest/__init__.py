@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from builder.attest.attest import Attestations, attest
 from builder.attest.documents import DOCUMENTS, TREE, Document
-from builder.attest.facts import BuildFacts, Deb, Wheel
+from builder.attest.facts import BuildFacts, Wheel, image_parameters
 from builder.attest.manifest import Manifest, manifest_of, manifest_of_layers, read_manifest
 from builder.attest.provenance import Claims, read_claims
 
@@ -14,11 +14,11 @@ __all__ = [
     "Attestations",
     "BuildFacts",
     "Claims",
-    "Deb",
     "Document",
     "Manifest",
     "Wheel",
     "attest",
+    "image_parameters",
     "manifest_of",
     "manifest_of_layers",
     "read_claims",

@@ -25,9 +25,6 @@ POLICY = "/sandbox/policy.bpf"
 TREE = "tree.json"
 """The names of the further subjects."""
 
-_WHERE_FROM = ("base_mirror", "base_snapshot", "python_pip_mirror_url")
-"""Keys of the config that say where bytes are fetched, not which: these the digests below say."""
-
 
 @dataclass(frozen=True)
 class Claims:
@@ -55,7 +52,7 @@ def render_provenance(
                 "buildType": BUILD_TYPE,
                 "externalParameters": {
                     "arch": arch,
-                    "config": {key: value for key, value in facts.config.items() if key not in _WHERE_FROM},
+                    "config": dict(facts.config),
                     "source_date_epoch": facts.epoch,
                 },
                 "resolvedDependencies": _dependencies(facts, os_release),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from builder.arch import Arch, host_arch
+from builder.base.debian_package import DebianPackage
 from builder.errors import UsageError
 from builder.layers import write_layer
 from builder.progress import Progress
@@ -32,6 +33,7 @@ class HostRootfs:
     identity: str = field(default_factory=secrets.token_hex)
     """Never the same: what is installed on this machine may have changed since the last build."""
     cached_age_s: float | None = None
+    packages: tuple[DebianPackage, ...] = ()
 
     def write_tar(self, destination: Path, spec: TreeSpec, packages: Path | None) -> None:
         """Writes the files that the tree of `spec` is made of, and nothing else of this machine."""

@@ -30,6 +30,10 @@ class Rootfs(Protocol):
     def cached_age_s(self) -> float | None:
         """How long ago it was fetched; None where it was not fetched earlier."""
 
+    @property
+    def packages(self) -> tuple[DebianPackage, ...]:
+        """The Debian packages that it was made of; none where it was not made of such."""
+
     def write_tar(self, destination: Path, spec: TreeSpec, packages: Path | None) -> None:
         """Writes what a Dockerfile's stage needs of it, to assemble `spec` or to run its interpreter.
 

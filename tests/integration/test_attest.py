@@ -16,8 +16,8 @@ import pytest
 from packaging.utils import canonicalize_name
 
 from builder.arch import ARCHES, host_arch
-from builder.attest import Attestations, BuildFacts, attest
-from builder.config import effective, load_config
+from builder.attest import Attestations, BuildFacts, attest, image_parameters
+from builder.config import load_config
 from builder.inspection import inspect_local
 from builder.progress import Progress
 from builder.registry import Attachment, Image, push
@@ -30,7 +30,7 @@ from tests.validators import check_cyclonedx, check_provenance, check_spdx, comp
 
 def facts_of(config_path: Path) -> BuildFacts:
     config, _ = load_config(config_path, {})
-    return BuildFacts(effective(config), epoch=1735689600, builder_version="9.9")
+    return BuildFacts(image_parameters(config), epoch=1735689600, builder_version="9.9")
 
 
 @pytest.fixture(scope="module")

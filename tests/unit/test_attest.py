@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from builder.attest import Attestations, BuildFacts, Deb, Wheel, attest, read_claims
+from builder.attest import Attestations, attest, image_parameters, read_claims
 from builder.attest.purl import deb_purl, pypi_purl
+from builder.config import load_config
 from builder.errors import BuildError
 from builder.report import Report
 from tests.attested import FACTS, REPORT, digest_of, make_image
@@ -123,7 +124,7 @@ def test_provenance_covers_image_policy_and_tree(made: Attestations) -> None:
 
 
 def test_provenance_names_every_input_by_its_digest(made: Attestations) -> None:
-    """Each package, each wheel, the lock file; where they were fetched is nobody's business."""
+    """Each package, each wheel, the lock file."""
     predicate = json.loads(content(made, "provenance.json"))["predicate"]
     found = {
         one.get("uri", one["name"]): one["digest"]["sha256"]
@@ -235,8 +236,17 @@ def test_package_urls_are_as_their_specification_has_them() -> None:
     check_purls(urls)
 
 
-def test_facts_are_sorted_by_what_they_name() -> None:
-    """An order that does not depend on who collects them."""
-    assert sorted([Deb("b", "1", "all", "0"), Deb("a", "2", "all", "1")])[0].name == "a"
-    assert sorted([Wheel("b", "1", "0"), Wheel("a", "2", "1")])[0].name == "a"
-    assert BuildFacts({}, 0, "1").wheels == ()
+def test_where_bytes_are_fetched_and_secrets_are_no_parameters(tmp_path: Path) -> None:
+    """Two teams with mirrors of their own make the same image, and say the same of it."""
+    config = tmp_path / "config.yaml"
+    config.write_text("base: debian:trixie\n")
+    plain, _ = load_config(config, {})
+    config.write_text(
+        "base: debian:trixie\nbase_mirror: http://mirror.example/debian\n"
+        "base_snapshot: http://snapshot.example/debian\npython_pip_mirror_url: https://index.example/simple\n"
+        "proxy: {http: http://proxy.example:1}\napp: {key: secret}\n"
+    )
+    found, _ = load_config(config, {})
+    assert found != plain
+    assert image_parameters(found) == image_parameters(plain)
+    assert image_parameters(found)["base"] == "debian:trixie"
