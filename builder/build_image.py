@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -26,7 +25,7 @@ from builder.image import make_image
 from builder.image_settings import read_report
 from builder.layers import join_layers
 from builder.options import Options
-from builder.output import ARCHIVE, REPORT
+from builder.output import ARCHIVE, REPORT, put, sweep
 from builder.packages import Packages
 from builder.plan import BuildPlan, digest
 from builder.progress import Progress
@@ -93,8 +92,7 @@ def build_image(
         return replace(built, digest=known, unchanged=True)
 
     own = base.build_rootfs()
-    for leftover in options.output.glob(f".{plan.arch.name}-*"):  # of a build that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
+    sweep(options.output.glob(f".{plan.arch.name}-*"), output)
     with tempfile.TemporaryDirectory(dir=options.output, prefix=f".{plan.arch.name}-") as temporary:
         scratch, finished = Path(temporary) / "scratch", Path(temporary) / "finished"
         scratch.mkdir()
@@ -135,15 +133,7 @@ def build_image(
             "documents": {one.name: one.sha256 for one in documents},
         }
         (finished / _RECORD).write_text(json.dumps(record) + "\n")
-        replaced = Path(temporary) / "replaced"
-        if output.exists():
-            output.rename(replaced)
-        try:
-            finished.rename(output)
-        except BaseException:  # Ctrl-C too: the earlier image must not go with the temporary folder
-            if replaced.exists() and not output.exists():
-                replaced.rename(output)
-            raise
+        put(finished, output)
     return built
 
 
