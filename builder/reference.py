@@ -9,14 +9,16 @@ from builder.errors import UsageError
 
 # The grammar of the distribution project's package `reference`.
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"  # as long as the DNS has them
+_IPV6 = r"\[(?:[0-9A-Fa-f.]*:){2}[0-9A-Fa-f:.]*\]"
 # A first part is a registry only where it cannot be a folder: it has a dot or a port, or is localhost.
-_HOST = rf"localhost|{_LABEL}(?:\.{_LABEL})+|(?:{_LABEL}|\[[0-9A-Fa-f:.]+\])(?=:)|\[[0-9A-Fa-f:.]+\]"
+_HOST = rf"localhost|{_LABEL}(?:\.{_LABEL})+|{_LABEL}(?=:)|{_IPV6}"
 _REPOSITORY = rf"{_COMPONENT}(?:/{_COMPONENT})*"
-NAME = re.compile(rf"(?:(?P<host>(?:{_HOST})(?::\d{{1,5}})?)/)?(?P<repository>{_REPOSITORY})")
+NAME = re.compile(rf"(?:(?P<host>(?:{_HOST})(?::(?P<port>\d{{1,5}}))?)/)?(?P<repository>{_REPOSITORY})")
 """An image's name, with its registry before it or without."""
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 MAX_LENGTH = 255
+_MAX_PORT = 65535
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
 
@@ -55,10 +57,18 @@ def parse_reference(text: str) -> Reference:
     folder, slash, last = text.rpartition("/")
     last, colon, tag = last.partition(":")
     name = NAME.fullmatch(f"{folder}{slash}{last}")
-    if name is None or len(text) > MAX_LENGTH or (colon and not TAG.fullmatch(tag)):
+    if name is None or not _has_host(name) or len(text) > MAX_LENGTH or (colon and not TAG.fullmatch(tag)):
         upper = last != last.lower()
         raise UsageError(
             f"{text!r} is not an image reference",
             "repositories are in lower case" if upper else "[HOST[:PORT]/]REPOSITORY[:TAG]",
         )
     return Reference(name["host"], name["repository"], tag or "latest")
+
+
+def _has_host(name: re.Match[str]) -> bool:
+    """Whether the registry that Docker would see in `name`, if it sees one, can be one."""
+    first, slash, _ = name.string.partition("/")
+    if name["host"] is None:
+        return not (slash and "." in first)
+    return int(name["port"] or 0) <= _MAX_PORT

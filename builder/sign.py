@@ -36,7 +36,7 @@ def sign(command: Sequence[str], image: str, progress: Progress) -> None:
     """Runs `command`, without a shell, for the image NAME@DIGEST that was just pushed.
 
     ToolMissing where its program is not there, BuildError where it fails: both say that the image is in the
-    registry, and not signed.
+    registry, and not signed. So does a warning where we are interrupted.
     """
     words = signing_command(command, image)
     try:
@@ -48,6 +48,10 @@ def sign(command: Sequence[str], image: str, progress: Progress) -> None:
         raise _failure(image, words, error.message) from error
     except OSError as error:  # it is there, and is no program
         raise _failure(image, words, f"{words[0]}: {error.strerror}") from error
+    except KeyboardInterrupt:
+        failure = _failure(image, words, "interrupted")
+        progress.warn(f"{failure.message} ({failure.hint})")
+        raise
 
 
 def _failure(image: str, words: Sequence[str], reason: str) -> BuildError:

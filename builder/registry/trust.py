@@ -45,7 +45,8 @@ def origin(url: str) -> tuple[str, str]:
 def new_session(host: str) -> requests.Session:
     """A session that trusts public authorities, REQUESTS_CA_BUNDLE, and for `host` those of Docker's folder.
 
-    It follows no redirect. RegistryError where a file of Docker's folder cannot be read.
+    It follows no redirect, and asks this machine without a proxy, as Docker does: what is not encrypted must
+    not leave it. RegistryError where a file of Docker's folder cannot be read.
     """
     session = _Session()
     if (context := _docker_context(host)) is not None:
@@ -56,6 +57,10 @@ def new_session(host: str) -> requests.Session:
 class _Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> None:
         """None: whoever asks also decides where else to ask, and with which credentials."""
+
+    def merge_environment_settings(self, url: str | bytes | None, *args: Any) -> Any:
+        found = super().merge_environment_settings(url, *args)
+        return {**found, "proxies": {}} if is_loopback(urlsplit(str(url)).netloc) else found
 
 
 class _Adapter(HTTPAdapter):

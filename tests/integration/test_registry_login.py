@@ -6,7 +6,9 @@ import ipaddress
 import json
 import shlex
 import shutil
+import socketserver
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -346,6 +348,36 @@ def test_tls_elsewhere(archive: Path, registry: str, engine: docker.DockerClient
         assert requests.get(f"http://{front.host}/v2/", timeout=5).status_code == 200
         assert "no secure connection" in refusal(archive, f"{front.host}/team/sandbox:v1").message
         assert len(front.seen) == 1
+
+
+@pytest.fixture
+def proxied(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+    """The first line of each connection to a proxy that the environment names, for every host."""
+    heard: list[bytes] = []
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            heard.append(self.rfile.readline())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.server_address[1]}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        yield heard
+        proxy.shutdown()
+
+
+def test_this_machines_registry_is_not_asked_through_a_proxy(
+    private_registry: str, archive: Path, docker_config: WriteConfig, proxied: list[bytes]
+) -> None:
+    """Credentials in the clear would leave the machine; Docker does not, either. Any other is."""
+    docker_config(login(private_registry))
+    push_one(archive, f"{private_registry}/team/sandbox:v1")
+    assert proxied == []
+    refusal(archive, "registry.invalid/team/sandbox:v1")
+    assert set(proxied) == {b"CONNECT registry.invalid:443 HTTP/1.0\r\n"}
 
 
 @pytest.mark.parametrize(

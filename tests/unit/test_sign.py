@@ -62,6 +62,15 @@ def test_failure(tmp_path: Path) -> None:
     assert failed.value.hint == f"""sign it with: {signer} 'it'"'"'s' {IMAGE}"""
 
 
+def test_interruption(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By then the tag is there: whoever interrupts us hears what that leaves to do."""
+    signer = script(tmp_path, "import os, time; os.kill(os.getppid(), 2); time.sleep(600)")
+    with pytest.raises(KeyboardInterrupt):
+        sign([signer], IMAGE, Progress())
+    said = capsys.readouterr().err
+    assert f"{IMAGE} was pushed, but not signed: interrupted (sign it with: {signer} {IMAGE})" in said
+
+
 def test_missing() -> None:
     """A signer that is not there is told before a build, and after a push."""
     with pytest.raises(ToolMissing) as missing:
