@@ -6,6 +6,7 @@ import copy
 import hashlib
 import io
 import json
+import stat
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,3 +85,17 @@ class Images:
 
 FILE = entry("etc/motd", b"hello\n", mode=0o644)
 """One file, as images have it."""
+
+
+def listing(root: Path) -> dict[str, tuple[object, ...]]:
+    """Every path below `root` with its kind, mode, and content or target."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in sorted(root.rglob("*")):
+        status = path.lstat()
+        content: object = None
+        if path.is_symlink():
+            content = path.readlink()
+        elif path.is_file():
+            content = path.read_bytes()
+        found[str(path.relative_to(root))] = (stat.filemode(status.st_mode), content)
+    return found
