@@ -49,6 +49,7 @@ DAMAGE = (
     KeyError,
     TypeError,
     ValueError,
+    OverflowError,
 )
 """What reading a file that is no archive, or half of one, raises."""
 

@@ -65,6 +65,8 @@ def _walk(root: Path, folder: str) -> Iterator[str]:
 
 
 _MOST_HEADER_BYTES = 1 << 20
+_MOST_FILE_BYTES = 1 << 36
+"""tarfile looks for the end of a file of any size, long after the tar's; and one below 0 leads it back."""
 
 
 class BoundedInfo(tarfile.TarInfo):
@@ -77,8 +79,15 @@ class BoundedInfo(tarfile.TarInfo):
         )
         if extended and self.size > _MOST_HEADER_BYTES:
             raise tarfile.ReadError(f"a header of {self.size} bytes")
+        _check_size(self)
         found: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]  # not in the stubs
+        _check_size(found)  # an extended header may have said another one
         return found
+
+
+def _check_size(entry: tarfile.TarInfo) -> None:
+    if not 0 <= entry.size <= _MOST_FILE_BYTES:
+        raise tarfile.ReadError(f"a file of {entry.size} bytes")
 
 
 class LayerUnpacker:

@@ -8,7 +8,7 @@ import io
 import lzma
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import zstandard
@@ -31,6 +31,8 @@ class Entry:
     mode: int = 0o644
     type: bytes = tarfile.REGTYPE
     link: str = ""
+    pax: Mapping[str, str] = field(default_factory=dict)
+    """Extended headers, which go before what the tar says otherwise."""
 
 
 def folder(mode: int = 0o755) -> Entry:
@@ -49,11 +51,16 @@ def deb(
     version: str = "1.0",
     arch: str = "all",
     control: str = "",
+    says: str | None = None,
     kind: str = ".xz",
 ) -> Path:
-    """Writes a .deb with these files, in their order; `control` are further fields of its description."""
-    says = f"Package: {name}\nVersion: {version}\nArchitecture: {arch}\nMaintainer: Nobody <x@example.org>\n"
-    says += f"{control}Description: a package\n of a test\n"
+    """Writes a .deb with these files, in their order; `control` are further fields of its description.
+
+    `says` is the whole description.
+    """
+    if says is None:
+        says = f"Package: {name}\nVersion: {version}\nArchitecture: {arch}\n"
+        says += f"Maintainer: Nobody <x@example.org>\n{control}Description: a package\n of a test\n"
     entries = files.items() if isinstance(files, Mapping) else files
     parts = {
         "debian-binary": b"2.0\n",
@@ -92,5 +99,9 @@ def _tar(entries: Sequence[tuple[str, Entry]]) -> bytes:
                 *(entry.type, entry.link),
             )
             info.mtime = 1_700_000_000
+            tar.format, info.pax_headers = (
+                tarfile.PAX_FORMAT if entry.pax else tarfile.GNU_FORMAT,
+                {**entry.pax},
+            )
             tar.addfile(info, io.BytesIO(entry.content))
     return made.getvalue()

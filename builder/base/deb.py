@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import lzma
@@ -31,11 +32,16 @@ _OPENERS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
 """How each part of a .deb may be compressed. (bzip2 and the old LZMA are of Debian's distant past.)"""
 
 
+_MOST_CHARS = 500
+"""Of what is said of a package: it may quote a name of a megabyte."""
+
 _DAMAGE = (
     *(tarfile.TarError, EOFError, RecursionError),
     *(gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstandard.ZstdError),
+    *(ValueError, OverflowError, KeyError),
 )
-"""What reading a part of a file that is no .deb, or half of one, raises."""
+"""What reading a part of a file that is no .deb, or half of one, raises. The last line: fields that say what
+cannot be, as a date that is no number or a control file that begins in the middle of a field."""
 
 
 class Deb:
@@ -69,11 +75,17 @@ class Deb:
 
     def refused(self, why: str) -> BuildError:
         """What to say of a .deb that is not in order."""
-        return BuildError(f"{self._path.name}: {why}", "its package is not as Debian makes them")
+        return BuildError(
+            f"{self._path.name}: {why[:_MOST_CHARS]}", "its package is not as Debian makes them"
+        )
 
     @contextmanager
     def files(self) -> Iterator[tarfile.TarFile]:
-        """The tar of its files, to be read from its beginning to its end."""
+        """The tar of its files, to be read from its beginning to its end.
+
+        What its content makes fail while the tar is open is a BuildError too; a failure of the disk stays an
+        OSError.
+        """
         with self._tar("data.tar") as tar:
             yield tar
 
@@ -100,7 +112,11 @@ class Deb:
                 with tarfile.open(fileobj=content, mode="r|", bufsize=1 << 18, tarinfo=BoundedInfo) as tar:
                     yield tar
         except _DAMAGE as error:
-            raise self.refused(f"{name} is damaged: {error}") from None
+            raise self.refused(f"{name} is damaged: {error}") from error
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            raise self.refused(f"{name} has a name that is too long") from error
 
 
 class _Part(io.RawIOBase):

@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+from builder.at_once import at_once
 from builder.base.debian_package import DebianPackage, Selection
 from builder.errors import BuildError
-from builder.files_by_hash import FilesByHash, at_once
+from builder.files_by_hash import AT_ONCE, FilesByHash
 from builder.mirror import Place, archives, place_of
 from builder.progress import Progress
 from builder.transfer import NotThere, Transfer
@@ -74,7 +75,7 @@ def fetch_debs(
         work = {f"{one.name} {one.version}": partial(fetch, one) for one in lacking.values()}
         total = sum(one.size for one in lacking.values()) / 1e6
         with progress.step(f"{what}: fetching {len(lacking)} packages, {total:.1f} MB"):
-            for _, path in at_once(work, stop, progress.detail):
+            for _, path in at_once(work, stop, AT_ONCE, progress.detail):
                 found[path.parent.name] = path
     return [found[one.sha256] for one in selection.packages]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import unquote
@@ -16,6 +16,7 @@ from builder.errors import BuildError
 from builder.progress import Progress
 
 _UNKNOWN_PACKAGE = re.compile(r"E: (?:Unable to locate package |Package ')([^\s']+)")
+_DATE = re.compile(r"^Date: (.+)$", re.MULTILINE)
 _URI = re.compile(r"'(?P<uri>[^']+)' (?P<file>\S+)_(?P<version>\S+)_(?P<arch>\S+)\.deb \d+ .*")
 
 
@@ -25,7 +26,7 @@ def resolve(
     """What apt would install today of `names` in `suite`, on a machine that has nothing yet.
 
     From lists that Debian signed. ToolMissing (exit 3) without mmdebstrap; BuildError where Debian has no
-    such package, or the mirror cannot be reached.
+    such package, or the mirror cannot be reached or has no date.
     """
     what = f"debian:{suite} for {arch.name}"
     with open_lists(suite, arch, mirror, progress) as lists:
@@ -38,7 +39,7 @@ def resolve(
                 raise BuildError(message, hint) from None
             raise BuildError(f"{what}: these packages do not go together: {error.message}") from None
         packages = tuple(sorted(_packages(lists, printed.splitlines(), what)))
-        return Selection(packages, _published(lists.folder.glob("*Release")))
+        return Selection(packages, published(lists.folder.glob("*Release"), what))
 
 
 def _packages(lists: Lists, lines: Sequence[str], what: str) -> Iterable[DebianPackage]:
@@ -71,11 +72,20 @@ def _package(fields: dict[str, str], what: str) -> DebianPackage:
         raise BuildError(f"{what}: the list of packages says of {fields['Package']}: {error}") from None
 
 
-def _published(releases: Iterable[Path]) -> str:
-    """The newest date that the Release files have."""
-    dates = []
-    for path in releases:
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if found := re.search(r"^Date: (.+)$", text, re.MULTILINE):
-            dates.append(parsedate_to_datetime(found[1].replace(" UTC", " +0000")).astimezone(UTC))
-    return max(dates).strftime("%Y%m%dT%H%M%SZ")
+def published(releases: Iterable[Path], what: str) -> str:
+    """The newest date that the Release files have, as in Selection; BuildError where there is none."""
+    texts = (path.read_text(encoding="utf-8", errors="replace") for path in releases)
+    try:
+        newest = max(_moment(found[1]) for text in texts if (found := _DATE.search(text)))
+    except (ValueError, OverflowError) as error:
+        raise BuildError(
+            f"{what}: the mirror has no Release files with a Date that can be read",
+            "each of Debian's has one: name a whole copy of its archive, base_mirror",
+        ) from error
+    return newest.strftime("%Y%m%dT%H%M%SZ")
+
+
+def _moment(date: str) -> datetime:
+    """In UTC, which is also meant where no zone is named."""
+    moment = parsedate_to_datetime(date)
+    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)

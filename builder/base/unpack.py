@@ -51,6 +51,8 @@ class Unpacker:
         paths = {"/."}
         with deb.files() as tar:
             for entry in tar:
+                if "\n" in entry.name:
+                    raise deb.refused(f"{entry.name!r} would be two lines of dpkg's list")
                 path = _plain(entry.name)
                 if path is None:
                     raise deb.refused(f"{entry.name!r} leads out of the root")
@@ -84,11 +86,11 @@ class Unpacker:
                 shutil.copyfileobj(content, file, _COPY_BYTES)
                 os.fchmod(file.fileno(), mode)
             os.utime(target, (entry.mtime, entry.mtime))
-        elif entry.issym():
+        elif entry.issym() and entry.linkname:
             target.symlink_to(entry.linkname)
             self._links[place] = entry.linkname
         elif entry.islnk():
-            target.hardlink_to(self._root / self._linked(deb, entry))
+            target.hardlink_to(self._root / self._linked(deb, entry, place))
         else:
             raise deb.refused(f"{entry.name!r} is neither a file, a folder nor a link")
 
@@ -108,14 +110,14 @@ class Unpacker:
         self._owners[place] = deb
         return True
 
-    def _linked(self, deb: Deb, entry: tarfile.TarInfo) -> str:
-        """The file that a hard link means: one of the same package."""
+    def _linked(self, deb: Deb, entry: tarfile.TarInfo, place: str) -> str:
+        """The file that a hard link at `place` means: another one of the same package."""
         path = _plain(entry.linkname) or ""
         folder, _, name = path.rpartition("/")
-        place = f"{self._real(folder, deb)}/{name}".lstrip("/")
-        if self._owners.get(place) is not deb or place in self._links:
+        linked = f"{self._real(folder, deb)}/{name}".lstrip("/")
+        if linked == place or linked in self._links or self._owners.get(linked) is not deb:
             raise deb.refused(f"{entry.name!r} is a hard link to what is no file of it")
-        return place
+        return linked
 
     def _real(self, path: str, deb: Deb | None = None) -> str:
         """Where the folder `path` is once every link is followed; made where it is not there yet."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import resource
 import stat
 import subprocess
 import tarfile
@@ -17,6 +20,7 @@ from builder.base.debian import unpack
 from builder.base.debian_package import DebianPackage
 from builder.base.unpack import Unpacker
 from builder.errors import BuildError
+from builder.layers import BoundedInfo
 from builder.progress import Progress
 from tests.debs import COMPRESSORS, Entry, deb, described, folder, link
 
@@ -99,6 +103,7 @@ def test_a_link_to_a_folder_stays(tmp_path: Path) -> None:
     [
         ([("../x", Entry())], "leads out of the root"),
         ([("./a/../../x", Entry())], "leads out of the root"),
+        ([("./a\n/usr/bin/python3", Entry())], "two lines of dpkg's list"),
         ([("./null", Entry(type=tarfile.CHRTYPE))], "is neither a file, a folder nor a link"),
         ([("./fifo", Entry(type=tarfile.FIFOTYPE))], "is neither a file, a folder nor a link"),
         ([("./x", Entry()), ("./x/y", Entry())], "is to be a folder, but one has a file there"),
@@ -110,6 +115,26 @@ def test_a_link_to_a_folder_stays(tmp_path: Path) -> None:
             "a hard link to what",
         ),
         ([("./l", link("l")), ("./l/x", Entry())], "l is to be a folder"),
+        ([("./l", link(""))], "is neither a file, a folder nor a link"),
+        ([("./h", Entry(type=tarfile.LNKTYPE, link="./h"))], "a hard link to what is no file of it"),
+        (
+            [("./h", Entry()), ("./h", Entry(type=tarfile.LNKTYPE, link="./h"))],
+            "a hard link to what is no file of it",
+        ),
+        ([("./" + "n" * 256, Entry())], "has a name that is too long"),
+        ([("./" + "n" * 256, folder())], "has a name that is too long"),
+        ([("./" + "n" * 256, link("x"))], "has a name that is too long"),
+        ([("./l", link("n" * 4096))], "has a name that is too long"),
+        ([("/".join(["n" * 200] * 21), Entry())], "has a name that is too long"),
+        ([("./x", Entry(pax={"mtime": "nan"}))], "is damaged: Invalid value NaN"),
+        ([("./x", Entry(pax={"mtime": "inf"}))], "is damaged: timestamp out of range"),
+        ([("./x", Entry(pax={"mtime": "1e300"}))], "is damaged: timestamp out of range"),
+        ([("./x", Entry(pax={"mtime": str(2**63)}))], "is damaged: timestamp out of range"),
+        ([("./x", Entry(pax={"mtime": str(-(2**64))}))], "is damaged: timestamp out of range"),
+        ([("./x", Entry(pax={"GNU.sparse.map": "a,b"}))], "is damaged: invalid literal"),
+        ([("./x", Entry(pax={"size": str(1 << 37)}))], "is damaged: a file of 137438953472 bytes"),
+        ([("./x", Entry(pax={"size": "-5"}))], "is damaged: a file of -5 bytes"),
+        ([("./x", Entry(type=tarfile.SYMTYPE, pax={"linkpath": "a\0b"}))], "is damaged: embedded null"),
     ],
 )
 def test_what_no_package_has_is_refused(tmp_path: Path, entries: list[tuple[str, Entry]], why: str) -> None:
@@ -117,7 +142,18 @@ def test_what_no_package_has_is_refused(tmp_path: Path, entries: list[tuple[str,
     with pytest.raises(BuildError, match=why) as caught:
         unpacked(tmp_path, deb(tmp_path / "bad.deb", entries))
     assert caught.value.message.startswith("bad.deb: ")
+    assert "\n" not in caught.value.message
     assert {path.name for path in tmp_path.iterdir()} == {"bad.deb", "root"}
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.REGTYPE])
+def test_no_size_is_below_nothing(kind: bytes) -> None:
+    """Of a header that would mean all there is; of a file it would lead back to what was read before."""
+    entry = tarfile.TarInfo("x")
+    entry.type, entry.size = kind, -512
+    content = io.BytesIO(entry.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(tarfile.ReadError, match="of -512 bytes"):
+        tarfile.open(fileobj=content, mode="r:", tarinfo=BoundedInfo).close()
 
 
 def test_absolute_names_and_links_lead_into_the_root(tmp_path: Path) -> None:
@@ -142,6 +178,45 @@ def test_a_file_of_two_packages(tmp_path: Path, first: str) -> None:
     root = unpacked(tmp_path, *([one, two] if first == "one" else [two, one]))
     assert (root / "x").read_bytes() == b"two"
     assert (root / "l").readlink() == Path("two")
+
+
+def test_a_folder_follows_a_link_that_was_replaced(tmp_path: Path) -> None:
+    """What comes below it goes to where it leads now, and not to where it led before."""
+    one = deb(tmp_path / "one.deb", [("./a", folder()), ("./l", link("a")), ("./l/x", Entry())])
+    two = deb(
+        tmp_path / "two.deb",
+        [("./b", folder()), ("./l", link("b")), ("./l/y", Entry())],
+        name="two",
+        control="Replaces: one\n",
+    )
+    root = unpacked(tmp_path, one, two)
+    files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    assert files == {"a/x", "b/y"}
+
+
+def test_a_date_before_1970_is_taken(tmp_path: Path) -> None:
+    root = unpacked(tmp_path, deb(tmp_path / "a.deb", {"./x": Entry(pax={"mtime": "-5"})}))
+    assert (root / "x").stat().st_mtime == -5
+
+
+def test_a_failure_of_the_disk_is_not_the_packages_fault(tmp_path: Path) -> None:
+    """It stays what it is, for the cache to say; a limit of this process stands for a disk that is full."""
+    path = deb(tmp_path / "a.deb", {"./x": bytes(1 << 20)})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - the number below is the match
+            unpacked(tmp_path, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG
+
+
+@pytest.mark.parametrize("text", [" x\n", "\n", "Package: one\n\n x\n"])
+def test_a_package_that_does_not_say_what_it_is_is_refused(tmp_path: Path, text: str) -> None:
+    path = deb(tmp_path / "a.deb", {}, says=text)
+    with pytest.raises(BuildError, match=r"^a\.deb: (does not say what it is|control\.tar is damaged)"):
+        Deb(path)
 
 
 @pytest.mark.parametrize("damage", ["", "!<arch>\n", "cut", "flip"])

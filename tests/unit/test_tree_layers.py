@@ -106,6 +106,16 @@ def test_another_version_is_in_the_same_part() -> None:
     assert len(set(before.values())) > 1
 
 
+def test_capitals_do_not_move_a_package() -> None:
+    """A project may write its name in another way in its next version: it is the same one (PEP 503)."""
+    names = ["PyYAML", "Jinja2", "NumPy", "Pillow"]
+    written, small = (
+        list(named([Origin(f"{name} 1.0", "package", None, "") for name in way]).values())
+        for way in (names, map(str.lower, names))
+    )
+    assert written == small
+
+
 def test_shipped_layers_know_every_kind() -> None:
     """No kind of origin falls into the last layer by oversight, and none is in two."""
     layers = image_layers()
@@ -185,6 +195,17 @@ def test_parting(image: Path, tmp_path: Path) -> None:
     assert together == before
     times = {path.stat().st_mtime for path in out.rglob("*") if path.is_dir() and path.parent != out}
     assert times == {1000}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_link_to_a_folder_lies_with_the_lowest_of_it(image: Path, order: int) -> None:
+    """In whatever order the files are told."""
+    (image / TREE_PATH[1:] / "all").symlink_to("usr")
+    (image / TREE_PATH[1:] / "some").symlink_to("usr/lib")
+    files = dict(list(ORIGINS.file_origin.items())[::order])
+    place = Placement(LAYERS, Origins(ORIGINS.origins, files), Root(image / TREE_PATH[1:]))
+    assert place(f"{TREE_PATH}/all") == "system"
+    assert place(f"{TREE_PATH}/some") == "stdlib"
 
 
 def test_one_layer_is_everything(image: Path, tmp_path: Path) -> None:
