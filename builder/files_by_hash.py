@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from builder.errors import BuildError
 from builder.progress import Progress
 from builder.shelf import Shelf
 
-_AT_ONCE = 6
-
-_Key = TypeVar("_Key")
-_Result = TypeVar("_Result")
+AT_ONCE = 6
+"""So many are fetched at a time."""
 
 
 class FilesByHash:
@@ -50,25 +45,6 @@ class FilesByHash:
                 )
 
         return next(self.shelf.open(sha256, fill).iterdir())
-
-
-def at_once(
-    work: Mapping[_Key, Callable[[], _Result]], stop: threading.Event, on_done: Callable[[str], None]
-) -> Iterator[tuple[_Key, _Result]]:
-    """What each piece of `work` returns, as it comes; `on_done` hears how many have come.
-
-    The first that fails ends the others: `stop` is set, and its error raised.
-    """
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        tasks = {pool.submit(one): key for key, one in work.items()}
-        try:
-            for number, task in enumerate(as_completed(tasks), 1):
-                on_done(f"{number} of {len(tasks)}: {tasks[task]}")
-                yield tasks[task], task.result()
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def sha256_of(path: Path) -> str:

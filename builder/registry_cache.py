@@ -17,8 +17,9 @@ from pathlib import Path
 from packaging.version import Version
 
 from builder.arch import Arch, host_arch
+from builder.at_once import at_once
 from builder.errors import BuildError, RegistryError, UsageError
-from builder.files_by_hash import FilesByHash, at_once, sha256_of
+from builder.files_by_hash import AT_ONCE, FilesByHash, sha256_of
 from builder.options import Options
 from builder.packages import Lock
 from builder.packages.names import identity
@@ -146,7 +147,7 @@ def _take(
     }
     total = sum(one.size for one in wanted) / 1e6
     with progress.step(f"{reference}: taking {len(wanted)} files, {total:.1f} MB"):
-        done = at_once(work, cache.stopped, progress.detail)
+        done = at_once(work, cache.stopped, AT_ONCE, progress.detail)
         return {one.file.sha256 for one, path in done if path is None}
 
 

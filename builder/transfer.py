@@ -12,18 +12,16 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError
-from urllib3.util import Retry
 
 from builder.errors import BuildError
+from builder.retry import PASSING, retry_after_s
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = (10, 30)
 """For a connection, and for whatever comes next."""
-_TRIES = 3
-_PAUSE_S = 1.0
-"""After the first try; after the second twice as long."""
+_PAUSES_S = (1.0, 2.0, 4.0)
+"""Before the second, third and fourth try at least; a server may ask for more."""
 _LARGEST_BYTES = 4 << 30
 """Of a file whose size nobody tells."""
 _SYSTEM_BUNDLES = (
@@ -70,19 +68,20 @@ class Transfer:
     def fetch(self, url: str, size: int | None, target: Path, what: str) -> str:
         """Copies the file at `url` into `target`; returns its SHA-256. NotThere where there is none.
 
-        `size` in bytes, None where nobody says it. A connection that breaks is tried again.
+        `size` in bytes, None where nobody says it. A connection that breaks is tried again, and a refusal
+        that may pass.
         """
-        for left in reversed(range(_TRIES)):
+        for pause_s in (*_PAUSES_S, None):
             self._go_on()
             try:
                 return self._once(url, size, target, what)
             except (requests.RequestException, HTTPError) as error:
-                status = error.response.status_code if isinstance(error, requests.HTTPError) else None
-                if left and status is None:
-                    self._stop.wait(_PAUSE_S * (_TRIES - left))
+                answer = error.response if isinstance(error, requests.HTTPError) else None
+                if pause_s is not None and (answer is None or answer.status_code in PASSING):
+                    self._stop.wait(max(pause_s, retry_after_s(answer.headers) if answer is not None else 0))
                     continue
                 reason = error.__cause__ or error.__context__ or error
-                kind = NotThere if status in _GONE else BuildError
+                kind = NotThere if answer is not None and answer.status_code in _GONE else BuildError
                 raise kind(
                     f"{what} cannot be fetched: {without_passwords(str(reason))}", self._hint
                 ) from None
@@ -135,12 +134,6 @@ class Transfer:
 
     def _session(self) -> requests.Session:
         session = requests.Session()
-        # Of what is silent or breaks off fetch() makes the further tries, unless it is to stop.
-        retry = Retry(
-            _TRIES, connect=0, read=0, backoff_factor=0.3, status_forcelist=(429, 500, 502, 503, 504)
-        )
-        session.mount("https://", HTTPAdapter(max_retries=retry))
-        session.mount("http://", HTTPAdapter(max_retries=retry))
         # What uv trusts; requests has variables of its own, which come first.
         environ = self._environ
         if not (environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE")):

@@ -15,8 +15,9 @@ from typing import BinaryIO
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from builder.at_once import at_once
 from builder.errors import BuildError
-from builder.files_by_hash import FilesByHash, at_once, sha256_of
+from builder.files_by_hash import AT_ONCE, FilesByHash, sha256_of
 from builder.packages.index import Sources
 from builder.packages.names import identity, safe_name
 from builder.packages.uv import File, Found, Metadata, Resolution, resolve
@@ -150,7 +151,7 @@ class Store:
     def _download_all(self, located: Sequence[tuple[Wanted, File]]) -> dict[str, Path]:
         work = {one: partial(self._download, file, one.sha256) for one, file in located}
         found = {}
-        for one, path in at_once(work, self._stop, self._progress.detail):
+        for one, path in at_once(work, self._stop, AT_ONCE, self._progress.detail):
             _check_name(one, path)
             found[one.sha256] = path
         return found

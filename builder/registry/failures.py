@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +9,7 @@ from urllib.parse import urljoin, urlsplit
 
 from builder.credentials import Credentials
 from builder.errors import RegistryError, printable
-
-PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Statuses of what may pass."""
-
-_LONGEST_WAIT_S = 60.0
-"""However long a registry asks us to wait."""
+from builder.retry import PASSING, retry_after_s
 
 _SAID_CHARS = 300
 
@@ -80,25 +74,8 @@ def refusal(answer: Answer, host: str, repository: str, credentials: Credentials
         size = f" of {answer.sent_bytes} bytes" if answer.sent_bytes else ""
         return RegistryError(message, f"a proxy before the registry must let bodies{size} through")
     if status in PASSING:
-        wait_s = retry_after_s(answer.headers)
-        return PassingFailure(message, "try again later", min(wait_s, _LONGEST_WAIT_S))
+        return PassingFailure(message, "try again later", retry_after_s(answer.headers))
     return RegistryError(message)
-
-
-def retry_after_s(headers: Mapping[str, str]) -> float:
-    """The seconds that Retry-After asks for, as a number or a date (RFC 9110, 10.2.3); 0 where there is none.
-
-    A date counts from the answer's own Date: clocks differ.
-    """
-    text = headers.get("Retry-After", "").strip()
-    if text.isdecimal():
-        return float(text)
-    try:
-        until = email.utils.parsedate_to_datetime(text)
-        since = email.utils.parsedate_to_datetime(headers.get("Date", ""))
-        return max(0.0, (until - since).total_seconds())
-    except (TypeError, ValueError):
-        return 0.0
 
 
 def said(text: str) -> str:

@@ -80,17 +80,8 @@ class Repository:
 
     @property
     def stopped(self) -> threading.Event:
-        """What stop() sets."""
+        """Once it is set, every request that is under way, or about to be tried again, gives up."""
         return self._client.stopped
-
-    def stop(self) -> None:
-        """Has every request that is under way, or about to be tried again, give up."""
-        self._client.stopped.set()
-
-    @property
-    def is_stopped(self) -> bool:
-        """Whether it was stopped."""
-        return self._client.stopped.is_set()
 
     # Blobs
 

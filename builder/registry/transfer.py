@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import io
-import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 from builder.archive import DAMAGE, Descriptor
+from builder.at_once import at_once
 from builder.errors import BuildError
 from builder.registry.client import Stopped
 from builder.registry.repository import Repository
 
 _AT_ONCE = 4
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -51,10 +49,13 @@ def send_blobs(
     where a blob cannot be read, RegistryError where it is not taken.
     """
     unique = list({blob.descriptor.digest: blob for blob in reversed(blobs)}.values())[::-1]
-    there = _at_once([partial(repository.has_blob, blob.descriptor) for blob in unique], repository.stop)
-    missing = [blob for blob, is_there in zip(unique, there, strict=True) if not is_there]
+    asked = {blob: partial(repository.has_blob, blob.descriptor) for blob in unique}
+    there = dict(at_once(asked, repository.stopped, _AT_ONCE))
+    missing = [blob for blob in unique if not there[blob]]
     tally = _Tally(missing, tell)
-    _at_once([partial(_send, repository, blob, tally) for blob in missing], repository.stop)
+    sending = {blob: partial(_send, repository, blob, tally) for blob in missing}
+    for _ in at_once(sending, repository.stopped, _AT_ONCE):
+        pass
     sent = sum(blob.descriptor.size for blob in missing)
     return Transferred(sent, sum(blob.descriptor.size for blob in unique) - sent)
 
@@ -118,7 +119,7 @@ class _Counted(io.RawIOBase):
         return self._content.tell()
 
     def readinto(self, buffer: Any) -> int:
-        if self._repository.is_stopped:
+        if self._repository.stopped.is_set():
             raise Stopped
         with readable(self._blob.where):
             data = self._content.read(len(buffer))
@@ -136,44 +137,3 @@ def readable(where: str) -> Iterator[None]:
         # Not an OSError any more: on its way to a registry it would pass for one of the network.
         reason = getattr(error, "strerror", None) or error
         raise BuildError(f"{where}: cannot be read: {reason}", "build the image again") from error
-
-
-def _at_once(work: Sequence[Callable[[], _T]], stop: Callable[[], None]) -> list[_T]:
-    """What each piece of `work` returns, in order; the first failure calls `stop` and is raised.
-
-    The threads do not outlive the program: who interrupts us need not wait for a registry's answer.
-    """
-    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    done: queue.SimpleQueue[tuple[int, Any, BaseException | None]] = queue.SimpleQueue()
-    for number in range(len(work)):
-        waiting.put(number)
-
-    def labour() -> None:
-        while True:
-            try:
-                number = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                done.put((number, work[number](), None))
-            except BaseException as error:
-                done.put((number, None, error))
-                return
-
-    threads = [threading.Thread(target=labour, daemon=True) for _ in range(min(_AT_ONCE, len(work)))]
-    results: dict[int, _T] = {}
-    try:
-        for thread in threads:
-            thread.start()
-        while len(results) < len(work):
-            number, result, error = done.get()
-            if error is not None:
-                raise error
-            results[number] = result
-    except BaseException as error:
-        stop()
-        if isinstance(error, Exception):
-            for thread in threads:
-                thread.join()
-        raise
-    return [results[number] for number in range(len(work))]

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shutil
-import socket
-import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from builder import transfer
 from builder.errors import BuildError
 from builder.packages import Lock, read_lock
-from builder.transfer import Transfer
 from tests.integration.wheelproject import ARM64, QUIET, Project
 from tests.wheels import wheel
 
@@ -91,59 +85,3 @@ def test_uv_looks_at_the_locked_hash(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     with pytest.raises(BuildError, match="a file has another hash than the locked one"):
         uv.install({path: "0" * 64}, tmp_path / "target", "3.13", ARM64, QUIET)
-
-
-def test_a_file_is_no_larger_than_its_index_says(tmp_path: Path) -> None:
-    """What comes beyond that is not even written; neither is what comes too slowly waited for."""
-    path = wheel(tmp_path, "a")
-    size = path.stat().st_size
-    way = Transfer(threading.Event(), hint="")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert way.fetch(path.as_uri(), size, tmp_path / "copy", "a") == digest
-    with pytest.raises(BuildError, match=f"a is larger than {size - 1} bytes"):
-        way.fetch(path.as_uri(), size - 1, tmp_path / "copy", "a")
-
-
-def test_a_silent_server_is_left_when_we_are_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once its time is over; the control: as long as we are not, it is asked three times."""
-    monkeypatch.setattr(transfer, "_TIMEOUT_S", (10, 0.3))
-    monkeypatch.setattr(transfer, "_PAUSE_S", 0.01)
-    for stopped, asked in ((True, 1), (False, 3)):
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            stop = threading.Event()
-            connections: list[socket.socket] = []
-
-            def take(server: socket.socket, connections: list[socket.socket]) -> None:
-                with contextlib.suppress(OSError):
-                    while True:
-                        connections.append(server.accept()[0])
-
-            threading.Thread(target=take, args=(server, connections), daemon=True).start()
-            if stopped:
-                threading.Timer(0.1, stop.set).start()
-            url = f"http://127.0.0.1:{server.getsockname()[1]}/a"
-            with pytest.raises(BuildError, match="stopped" if stopped else "timed out"):
-                Transfer(stop, hint="", environ={}).fetch(url, None, tmp_path / "copy", "a")
-            assert len(connections) == asked
-            for connection in connections:
-                connection.close()
-
-
-def test_a_server_that_drips_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each byte comes before the time-out of a single read is over."""
-    monkeypatch.setattr(transfer, "_STALL_S", 0.5)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def drip() -> None:
-            connection, _ = server.accept()
-            with connection, contextlib.suppress(OSError):
-                connection.recv(4096)
-                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-                for _ in range(1000):
-                    connection.sendall(b"x")
-                    time.sleep(0.02)
-
-        threading.Thread(target=drip, daemon=True).start()
-        url = f"http://127.0.0.1:{server.getsockname()[1]}/a-1.0-py3-none-any.whl"
-        with pytest.raises(BuildError, match=r"a cannot be fetched: in 0\.5 s there came \d+ bytes"):
-            Transfer(threading.Event(), hint="", environ={}).fetch(url, None, tmp_path / "copy", "a")

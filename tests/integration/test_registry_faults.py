@@ -21,8 +21,8 @@ from builder.errors import BuildError, RegistryError
 from builder.registry import client, open_registry
 from builder.registry import images as images_module
 from builder.registry.client import Stopped
-from builder.registry.failures import retry_after_s
 from builder.registry.transfer import Blob, send_blobs
+from builder.retry import retry_after_s
 from tests.integration.conftest import make_archive
 from tests.integration.front import Fault, Front, serving
 from tests.integration.pushing import push_all, push_one, refusal, remote_digest, remote_tags
@@ -84,6 +84,8 @@ def test_registry_names_its_pause(front: Front, archive: Path, monkeypatch: pyte
     [
         ({}, 0),
         ({"Retry-After": "7"}, 7),
+        ({"Retry-After": "3600"}, 60),
+        ({"Retry-After": "Sun, 01 Feb 2026 01:01:00 GMT", "Date": "Sun, 01 Feb 2026 00:01:00 GMT"}, 60),
         ({"Retry-After": "Sun, 01 Feb 2026 00:01:30 GMT", "Date": "Sun, 01 Feb 2026 00:01:00 GMT"}, 30),
         ({"Retry-After": "Sun, 01 Feb 2026 00:01:00 GMT", "Date": "Sun, 01 Feb 2026 00:01:30 GMT"}, 0),
         ({"Retry-After": "Sun, 01 Feb 2026 00:01:30 GMT"}, 0),
@@ -92,7 +94,7 @@ def test_registry_names_its_pause(front: Front, archive: Path, monkeypatch: pyte
     ],
 )
 def test_retry_after(headers: dict[str, str], seconds: float) -> None:
-    """Seconds or a date, which counts from the answer's own; anything else asks for nothing."""
+    """Seconds or a date, which counts from the answer's own, a minute at most; else it asks for nothing."""
     assert retry_after_s(headers) == seconds
 
 
@@ -279,7 +281,7 @@ def test_an_upload_that_is_under_way_is_given_up(front: Front) -> None:
     _, repository = open_registry(f"{front.host}/team/sandbox:v1")
     content = io.BytesIO(b"x" * 1000)
     blob = Blob(Descriptor.of("text/plain", content.getvalue()), "amd64", lambda: nullcontext(content), "x")
-    repository.stop()
+    repository.stopped.set()
     with pytest.raises(Stopped):
         send_blobs(repository, [blob], lambda _lane, _text: None)
     assert content.tell() == 0
