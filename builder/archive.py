@@ -189,7 +189,7 @@ def _packed(
         fill(entry)
     else:
         key = hashlib.sha256(f"{diff_id} {compression.name} {compression.version}".encode()).hexdigest()
-        entry = shelf.find_whole(key, _is_whole) or shelf.open(key, fill)
+        entry = shelf.open(key, fill, _is_whole)
     blob = entry / _BLOB
     descriptor = Descriptor(compression.media_type, (entry / _DIGEST).read_text(), blob.stat().st_size)
     return blob, descriptor, diff_id

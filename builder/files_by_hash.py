@@ -27,7 +27,7 @@ class FilesByHash:
             files = list(entry.iterdir())
             return len(files) == 1 and files[0].is_file() and sha256_of(files[0]) == sha256
 
-        entry = self.shelf.find_whole(sha256, is_whole)
+        entry = self.shelf.find(sha256, is_whole)
         return None if entry is None else next(entry.iterdir())
 
     def fetch(self, sha256: str, name: str, copy: Callable[[Path], str]) -> Path:

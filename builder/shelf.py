@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from builder.errors import BuildError, room_hint
 from builder.progress import Progress
+from builder.whole_file import whole_file
 
 _KEY = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _UNUSED_S = 30 * 24 * 3600
@@ -28,48 +30,53 @@ class Shelf:
         self._progress = progress
         self._unused_s = unused_s
 
-    def find(self, key: str) -> Path | None:
-        """The entry called `key`, if it is there."""
+    def find(self, key: str, is_whole: Callable[[Path], bool] = lambda _: True) -> Path | None:
+        """The entry called `key`, if it is there and as it was filled; a damaged one goes, and that is said.
+
+        What is compared are the names, kinds, modes and sizes of all files: what a machine that lost its
+        power, or a cache that was copied in part, leaves behind shows there. `is_whole` may look further; an
+        OSError of it is damage, too. BuildError where a damaged entry cannot be removed.
+        """
         _check_key(key)
-        entry = self.folder / key
-        if not entry.is_dir():
-            return None
-        with suppress(OSError):  # the cache may be on a read-only disk
-            os.utime(entry)
-        return entry
-
-    def open(self, key: str, fill: Callable[[Path], None]) -> Path:
-        """The entry called `key`; where it is not there, `fill` gets an empty folder and makes it.
-
-        BuildError where the cache cannot be written. Whatever `fill` raises leaves nothing behind.
-        """
-        if (entry := self.find(key)) is not None:
-            return entry
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with self._lock(key):
-                return self.find(key) or self._make(key, fill)
-        except OSError as error:
-            raise cache_error(error, self.folder) from error
-
-    def find_whole(self, key: str, is_whole: Callable[[Path], bool]) -> Path | None:
-        """The entry called `key`, if it is there and whole; a damaged one goes, and that is said.
-
-        BuildError where that cannot be. An OSError that `is_whole` raises is damage, too.
-        """
-        entry = self.find(key)
-        if entry is None or _holds(is_whole, entry):
+        if (entry := self._whole(key, is_whole)) is not None or not (self.folder / key).is_dir():
             return entry
         try:
             with self._lock(key):
                 # Another build may have made it anew meanwhile.
-                if (entry := self.find(key)) is None or _holds(is_whole, entry):
-                    return entry
-                self._progress.note(f"damaged in the cache, and made anew: {entry}")
-                self._remove_whole(entry)
+                if (entry := self._whole(key, is_whole)) is None and (self.folder / key).is_dir():
+                    self._progress.note(f"damaged in the cache, and made anew: {self.folder / key}")
+                    self._remove_whole(self.folder / key)
         except OSError as error:
             raise cache_error(error, self.folder) from error
-        return None
+        return entry
+
+    def open(
+        self, key: str, fill: Callable[[Path], None], is_whole: Callable[[Path], bool] = lambda _: True
+    ) -> Path:
+        """The entry called `key`; where find() finds none, `fill` gets an empty folder and makes it.
+
+        BuildError where the cache cannot be written. Whatever `fill` raises leaves nothing behind.
+        """
+        if (entry := self.find(key, is_whole)) is not None:
+            return entry
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._lock(key):
+                return self._whole(key, is_whole) or self._make(key, fill)
+        except OSError as error:
+            raise cache_error(error, self.folder) from error
+
+    def _whole(self, key: str, is_whole: Callable[[Path], bool]) -> Path | None:
+        entry, seal = self.folder / key, self._seal(key)
+        try:
+            if seal.read_text() != _listing(entry) or not is_whole(entry):
+                return None
+        except OSError:
+            return None
+        with suppress(OSError):  # the cache may be on a read-only disk
+            os.utime(entry)
+            os.utime(seal)
+        return entry
 
     def _make(self, key: str, fill: Callable[[Path], None]) -> Path:
         # Whoever made one of this key holds no lock any more, so it is of a build that was killed.
@@ -80,6 +87,8 @@ class Shelf:
         try:
             fill(work)
             work.chmod(0o755)
+            with whole_file(self._seal(key), mode=0o644) as seal:
+                seal.write(_listing(work).encode())
             work.rename(self.folder / key)
         except BaseException:
             remove(work)
@@ -100,6 +109,10 @@ class Shelf:
         # Under another name first: half of an entry must not look like a whole one.
         remove(entry.rename(tempfile.mktemp(dir=self.folder, prefix="new-old-")))  # noqa: S306
 
+    def _seal(self, key: str) -> Path:
+        """The file that has the hash of an entry's listing."""
+        return self.folder / f"{key}.seal"
+
     def _lock(self, key: str) -> AbstractContextManager[None]:
         return locked(self.folder / f"{key}.lock", "makes the same", self._progress)
 
@@ -119,11 +132,22 @@ def locked(path: Path, doing: str, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _holds(is_whole: Callable[[Path], bool], entry: Path) -> bool:
-    try:
-        return is_whole(entry)
-    except OSError:
-        return False
+def _listing(folder: Path) -> str:
+    """A hash of what lies below `folder`, without a look into its files."""
+    found = hashlib.sha256()
+    pending = [""]
+    while pending:
+        below = pending.pop()
+        with os.scandir(folder / below) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                about = entry.stat(follow_symlinks=False)
+                is_folder = entry.is_dir(follow_symlinks=False)
+                if is_folder:
+                    pending.append(f"{below}{entry.name}/")
+                size = 0 if is_folder else about.st_size
+                line = f"{below}{entry.name}\0{about.st_mode} {size}\0"
+                found.update(line.encode(errors="surrogateescape"))
+    return found.hexdigest()
 
 
 def _check_key(key: str) -> None:

@@ -217,6 +217,15 @@ def test_a_damaged_file_in_the_cache_is_fetched_anew(world: World) -> None:
     assert [path.rpartition("/")[2] for path in world.archive.asked] == ["netbase_1.0_all.deb"]
 
 
+def test_a_damaged_root_filesystem_in_the_cache_is_made_anew(world: World) -> None:
+    """A file that a lost machine left empty would go into the image, with its packages' names."""
+    old = world.chosen()
+    first = world.base(old).rootfs(AMD64)
+    (first.directory / "etc/services").write_bytes(b"")
+    assert services(world.base(old).rootfs(AMD64)) == "1.0"
+    assert any("damaged in the cache, and made anew" in line for line in world.progress.lines)
+
+
 def test_a_connection_that_breaks_is_tried_again(world: World) -> None:
     old = world.chosen()
     world.archive.cut = 2

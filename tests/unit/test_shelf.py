@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ KEY = "a-1"
 
 def fill(work: Path) -> None:
     (work / "content").write_text("whole")
+    (work / "folder").mkdir(exist_ok=True)
+    (work / "folder/program").write_text("#!")
+    (work / "link").unlink(missing_ok=True)
+    (work / "link").symlink_to("content")
 
 
 def is_whole(entry: Path) -> bool:
@@ -27,22 +32,52 @@ def shelf(tmp_path: Path) -> Shelf:
 
 
 def test_a_whole_entry_is_found(shelf: Shelf, capsys: pytest.CaptureFixture[str]) -> None:
-    assert shelf.find_whole(KEY, is_whole) is None
+    assert shelf.find(KEY, is_whole) is None
     entry = shelf.open(KEY, fill)
-    assert shelf.find_whole(KEY, is_whole) == entry
+    assert shelf.find(KEY, is_whole) == entry
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("damage", ["changed", "emptied"])
-def test_a_damaged_entry_goes(damage: str, shelf: Shelf, capsys: pytest.CaptureFixture[str]) -> None:
-    """And the next one is made anew."""
-    content = shelf.open(KEY, fill) / "content"
-    if damage == "changed":
-        content.write_text("half")
-    else:
-        content.unlink()
-    assert shelf.find_whole(KEY, is_whole) is None
-    assert not content.parent.exists()
+def lost(entry: Path) -> None:
+    (entry / "content").unlink()
+
+
+def shorter(entry: Path) -> None:
+    (entry / "content").write_text("half")
+
+
+def others(entry: Path) -> None:
+    (entry / "content").write_text("hello")
+
+
+def opened(entry: Path) -> None:
+    (entry / "folder/program").chmod(0o777)
+
+
+def more(entry: Path) -> None:
+    (entry / "folder/another").write_text("")
+
+
+def elsewhere(entry: Path) -> None:
+    (entry / "link").unlink()
+    (entry / "link").symlink_to("folder/program")
+
+
+def unsealed(entry: Path) -> None:
+    entry.with_name(f"{entry.name}.seal").unlink()
+
+
+@pytest.mark.parametrize("damage", [lost, shorter, others, opened, more, elsewhere, unsealed])
+def test_a_damaged_entry_goes(
+    damage: Callable[[Path], None], shelf: Shelf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the next one is made anew. Other content of the same size is what `is_whole` sees alone."""
+    entry = shelf.open(KEY, fill)
+    damage(entry)
+    if damage is others:
+        assert shelf.find(KEY) == entry
+    assert shelf.find(KEY, is_whole) is None
+    assert not entry.exists()
     assert "damaged in the cache, and made anew" in capsys.readouterr().err
     assert is_whole(shelf.open(KEY, fill))
 
@@ -50,7 +85,7 @@ def test_a_damaged_entry_goes(damage: str, shelf: Shelf, capsys: pytest.CaptureF
 def test_what_another_build_has_made_anew_stays(shelf: Shelf, capsys: pytest.CaptureFixture[str]) -> None:
     """Two builds find the same damage; the one that comes second must not remove what the first one made."""
     entry = shelf.open(KEY, fill)
-    (entry / "content").write_text("half")
+    others(entry)
     asked: list[bool] = []
 
     def mended_in_between(path: Path) -> bool:
@@ -60,7 +95,7 @@ def test_what_another_build_has_made_anew_stays(shelf: Shelf, capsys: pytest.Cap
         asked.append(found)
         return found
 
-    assert shelf.find_whole(KEY, mended_in_between) == entry
+    assert shelf.find(KEY, mended_in_between) == entry
     assert asked == [False, True]
     assert is_whole(entry)
     assert capsys.readouterr().err == ""
@@ -68,4 +103,4 @@ def test_what_another_build_has_made_anew_stays(shelf: Shelf, capsys: pytest.Cap
 
 def test_a_key_is_never_a_path(shelf: Shelf) -> None:
     with pytest.raises(BuildError, match="is no name of an entry"):
-        shelf.find_whole("../a", is_whole)
+        shelf.find("../a", is_whole)
