@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import TypeVar
 
 _Key = TypeVar("_Key")
 _Result = TypeVar("_Result")
+
+_PATIENCE_S = 300.0
+_GRACE_S = 5.0
+"""What the others get to end, after a failure and after an interruption."""
 
 
 def at_once(
@@ -34,10 +39,12 @@ def at_once(
                 key = waiting.get_nowait()
                 done.put((key, _outcome(work[key])))
 
-    threads = [threading.Thread(target=labour, daemon=True) for _ in range(min(most, len(work)))]
+    started: list[threading.Thread] = []
     try:
-        for thread in threads:
+        for _ in range(min(most, len(work))):
+            thread = threading.Thread(target=labour, daemon=True)
             thread.start()
+            started.append(thread)
         for number in range(1, len(work) + 1):
             key, result = done.get()
             tell(f"{number} of {len(work)}: {key}")
@@ -47,9 +54,10 @@ def at_once(
         with suppress(queue.Empty):
             while True:
                 waiting.get_nowait()
-        if isinstance(error, Exception):
-            for thread in threads:
-                thread.join()
+        # An interruption waits for who can hear of it, and clean up, not for who is kept waiting himself.
+        ends = time.monotonic() + (_PATIENCE_S if isinstance(error, Exception) else _GRACE_S)
+        for thread in started:
+            thread.join(max(0, ends - time.monotonic()))
         raise
 
 

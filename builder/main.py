@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import click
 
 from builder.cli import commands
 from builder.errors import BuildError, ConfigError, SandboxError, printable_lines
+from builder.signals import interrupt_once
 
 INTERRUPTED = 130
 """128 + SIGINT, as a shell has it."""
@@ -22,10 +22,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; every failure becomes lines on stderr and the exit code that belongs to it."""
     if arguments is None:
         _start_in_utf8()
+        interrupt_once()
         arguments = sys.argv[1:]
     _open_standard_streams()
-    # A service manager's SIGTERM cleans up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         code = _guarded(lambda: commands.main(arguments, "sandbox-build", standalone_mode=False))
     except Exception as error:
@@ -65,6 +64,9 @@ def _guarded(call: Callable[[], Any]) -> int:
         return error.exit_code
     except SandboxError as error:
         _complain(error.message, error.hint)
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
         return error.exit_code
     except click.UsageError as error:
         asked = f"{error.ctx.command_path} --help" if error.ctx else "sandbox-build --help"

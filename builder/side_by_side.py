@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
-import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from types import FrameType
 from typing import Any, TypeVar
 
 from builder.errors import BuildError, SandboxError
 from builder.progress import Lanes, Progress
+from builder.signals import hear_nothing, interrupt_once
 
 _T = TypeVar("_T")
 
@@ -33,7 +32,8 @@ class _News(Progress):
         try:
             yield
         finally:
-            self._tell("end", "")
+            with suppress(BrokenPipeError):  # we may be cleaning up, with nobody left to tell
+                self._tell("end", "")
 
     def detail(self, text: str) -> None:
         self._tell("detail", text)
@@ -78,10 +78,10 @@ def side_by_side(work: Mapping[str, Callable[[Progress], _T]], progress: Progres
                     assert isinstance(ready, Connection)  # noqa: S101 - nothing else is waited for
                     _hear(ready, ends, lanes, results, failures)
     finally:
-        for end in ends:  # of those that we no longer hear: none of them waits for us to
-            end.close()
         for child in children:
             child.terminate()
+        for end in ends:  # of those that we no longer hear: none of them waits for us to
+            end.close()
         for child in children:
             child.join()
     if failures:
@@ -105,7 +105,7 @@ def _hear(
     name = ends[connection]
     try:
         what, content = connection.recv()
-    except EOFError:
+    except (EOFError, OSError):  # OSError: in the midst of a message
         what, content = "failed", BuildError(f"{name}: the process that built it was killed")
     if what == "done":
         results[name] = content
@@ -129,11 +129,12 @@ def _do(
     """
     for end in not_ours:
         end.close()
-    _on_signals(_interrupt_once)
+    # A terminal's Ctrl-C reaches us as it does our parent, who tells us too.
+    interrupt_once()
     # Whoever waits for us may be gone: there is nobody left to tell then.
     with suppress(KeyboardInterrupt, BrokenPipeError):
         message = _outcome(work, _News(connection, verbose))
-        _on_signals(signal.SIG_IGN)  # on our way out
+        hear_nothing()  # on our way out
         connection.send(message)
 
 
@@ -147,14 +148,3 @@ def _outcome(work: Callable[[Progress], Any], progress: Progress) -> tuple[str, 
         if isinstance(error, OSError) and error.errno is not None:
             return "failed", OSError(error.errno, error.strerror, error.filename)
         return "failed", RuntimeError(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
-
-
-def _interrupt_once(_number: int, _frame: FrameType | None) -> None:
-    # A terminal's Ctrl-C reaches us as it does our parent, who tells us too: we clean up uninterrupted.
-    _on_signals(signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-def _on_signals(handler: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handler)

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -294,21 +295,25 @@ def building(
 
 @pytest.mark.usefixtures("nothing_stays")
 @pytest.mark.parametrize(
-    ("driver", "phase", "number"),
+    ("driver", "phase", "number", "times"),
     [
-        ("oci", "choosing packages", signal.SIGINT),
-        ("oci", " packages, ", signal.SIGINT),
-        ("oci", "writing the context", signal.SIGINT),
-        ("oci", "building with driver oci", signal.SIGINT),
-        ("oci", "building with driver oci", signal.SIGTERM),
-        ("oci", "writing the archive", signal.SIGINT),
-        ("oci", "trying its imports", signal.SIGINT),
-        ("docker", "building with driver docker", signal.SIGINT),
-        ("docker", "writing the archive", signal.SIGTERM),
+        ("oci", "choosing packages", signal.SIGINT, 1),
+        ("oci", " packages, ", signal.SIGINT, 1),
+        ("oci", "writing the context", signal.SIGINT, 1),
+        ("oci", "building with driver oci", signal.SIGINT, 1),
+        ("oci", "building with driver oci", signal.SIGINT, 5),
+        ("oci", "building with driver oci", signal.SIGTERM, 1),
+        ("oci", "writing the archive", signal.SIGINT, 1),
+        ("oci", "writing the archive", signal.SIGHUP, 1),
+        ("oci", "trying its imports", signal.SIGINT, 5),
+        ("docker", "building with driver docker", signal.SIGINT, 1),
+        ("docker", "writing the archive", signal.SIGTERM, 1),
     ],
 )
-def test_interrupted(driver: str, phase: str, number: int, output: Path, tmp_path: Path) -> None:
-    """Ctrl-C or SIGTERM in any phase: exit 130, no result, no file, mount, container or process."""
+def test_interrupted(driver: str, phase: str, number: int, times: int, output: Path, tmp_path: Path) -> None:
+    """Ctrl-C, SIGTERM or a closed terminal in any phase: exit 130, no result, no file, mount, container or
+    process; an impatient user's further ones change nothing.
+    """
     cache = tmp_path / "cache"
     env = {"XDG_CACHE_HOME": str(cache)} if "packages" in phase else None
     arguments = (
@@ -320,9 +325,13 @@ def test_interrupted(driver: str, phase: str, number: int, output: Path, tmp_pat
         f"sandbox-tests/interrupted:{os.getpid()}",
     )
     with building(phase, *arguments, env=env) as process:
-        process.send_signal(number)
+        for _ in range(times):
+            process.send_signal(number)
+            time.sleep(0.02)
         stdout, stderr = process.communicate(timeout=20)
-    assert (process.returncode, stdout) == (130, ""), stderr
+    # A further one may end Python itself on its way out: to a shell that is 130 as well.
+    assert process.returncode in ([130] if times == 1 else [130, -number]), stderr
+    assert stdout == ""
     assert "error: interrupted; no half-made image was left behind" in stderr
     assert "Traceback" not in stderr
     assert left_as_it_was(output)

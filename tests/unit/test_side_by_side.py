@@ -8,6 +8,7 @@ import multiprocessing.util
 import os
 import pickle
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -131,10 +132,21 @@ def test_an_operating_systems_error() -> None:
     assert (raised.value.errno, raised.value.filename) == (28, "/x")
 
 
-def test_a_killed_child() -> None:
+def is_killed(_progress: Progress) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_killed_in_a_message(progress: Progress) -> None:
+    connection = vars(progress)["_connection"]
+    os.write(connection.fileno(), struct.pack("!i", 5000) + b"not all of it")
+    is_killed(progress)
+
+
+@pytest.mark.parametrize("end", [is_killed, is_killed_in_a_message])
+def test_a_killed_child(end: Callable[[Progress], None]) -> None:
     """Is a failure by its name, not a wait without end."""
     with pytest.raises(BuildError, match="b: the process that built it was killed"):
-        side_by_side({"a": succeed, "b": lambda _progress: os.kill(os.getpid(), signal.SIGKILL)}, QUIET)
+        side_by_side({"a": succeed, "b": end}, QUIET)
 
 
 SCRIPT = """
@@ -143,7 +155,7 @@ from builder.progress import Progress
 from builder.side_by_side import side_by_side
 
 def work(progress):
-    with tempfile.TemporaryDirectory(dir=sys.argv[1]):
+    with tempfile.TemporaryDirectory(dir=sys.argv[1]), progress.step("at work"):  # whose end is news, too
         progress.note(f"ready {os.getpid()}")
         while sys.argv[2:]:
             progress.note("much to say")
@@ -153,11 +165,12 @@ side_by_side({"a": work, "b": work}, Progress())
 """
 
 
+@pytest.mark.parametrize("talk", [[], ["talk"]], ids=["silent", "full of news"])
 @pytest.mark.parametrize("whole_group", [True, False], ids=["Ctrl-C", "SIGINT to the parent alone"])
-def test_interrupted(tmp_path: Path, whole_group: bool) -> None:
-    """Both end, having cleaned up, whether or not the signal reached them too."""
+def test_interrupted(tmp_path: Path, whole_group: bool, talk: list[str]) -> None:
+    """Both end, having cleaned up, whether or not the signal reached them too, and without a word."""
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        [sys.executable, "-c", SCRIPT, str(tmp_path), *talk],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -171,8 +184,10 @@ def test_interrupted(tmp_path: Path, whole_group: bool) -> None:
             if "ready" in line:
                 pids.append(int(line.split()[-1]))
         (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
-        process.communicate(timeout=30)
+        _, said = process.communicate(timeout=30)
     assert process.returncode != 0
+    assert "ignored due to race condition" not in said
+    assert said.count("Traceback") <= 1, said  # the parent's own: the script does not catch it
     assert list(tmp_path.iterdir()) == []
     for pid in pids:
         with pytest.raises(ProcessLookupError):
