@@ -319,4 +319,6 @@ def unpack_archive(path: Path, root: Path) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> BuildError:
-    return BuildError(f"{path}: not an image archive of ours, or damaged: {error}", "build the image again")
+    is_tar = path.stat().st_size > 0 and tarfile.is_tarfile(path)  # which takes an empty file for one
+    hint = "build the image again" if is_tar else "name an image.tar that `sandbox-build` made"
+    return BuildError(f"{path}: not an image archive of ours, or damaged: {error}", hint)

@@ -25,7 +25,6 @@ from builder.cli_deploy import deploy
 from builder.cli_inspect import inspect
 from builder.cli_options import (
     arch_option,
-    built_image,
     cache,
     config_option,
     image_option,
@@ -33,6 +32,7 @@ from builder.cli_options import (
     json_option,
     load,
     output_option,
+    own_image,
     timeout_option,
     verbose_option,
     wheelhouse_option,
@@ -51,10 +51,7 @@ class DefaultVerb(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {"--help", "-h", "--version"}
-        if not args or (args[0] not in own and args[0] not in self.commands):
-            if args and not args[0].startswith("-"):
-                known = ", ".join(self.commands)
-                raise click.UsageError(f"no such command: {args[0]}. Commands: {known}", ctx)
+        if not args or (args[0].startswith("-") and args[0] not in own):
             args = ["build", *args]
         return super().parse_args(ctx, args)
 
@@ -275,7 +272,7 @@ def run(
     """
     from builder import jailrun
 
-    path = built_image(image, output)
+    path = own_image(image, output, "run this machine's own image, below --output")
     if code is None and script is not None and script.startswith("-") and script != "-":
         raise UsageError(f"no such option: {script}", f"`sandbox-build run --help`; a script: ./{script}")
     root = jailrun.unpack(path, cache())

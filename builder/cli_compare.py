@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from builder.cli_options import json_option, verbose_option
+from builder.cli_options import existing, json_option, verbose_option
 from builder.compare import Compared, Difference
 from builder.errors import printable
 
@@ -42,7 +42,7 @@ def compare(before: Path, after: Path, as_json: bool, verbose: bool) -> None:  #
     from builder.compare import compare as compare_images
     from builder.compare import pairs
 
-    found = [compare_images(arch, one, other) for arch, one, other in pairs(before, after)]
+    found = [compare_images(arch, one, other) for arch, one, other in pairs(*map(existing, (before, after)))]
     if as_json:
         images = [{**asdict(one), "same": one.same} for one in found]
         click.echo(

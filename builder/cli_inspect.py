@@ -9,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from builder.cli_options import json_option, verbose_option
+from builder.cli_options import existing, json_option, verbose_option
+from builder.reference import names_registry
 
 
 @click.command(short_help="Say what an image is and holds, and whether its provenance agrees.")
@@ -28,12 +29,16 @@ def inspect(what: str, as_json: bool, verbose: bool) -> None:  # noqa: ARG001 - 
     what is small is fetched, and its files are what the manifest says: a signature is not verified, which is
     the work of cosign or notation.
 
-    Exit codes: 0 told, 2 no image is called so, 4 what accompanies it does not agree with it.
+    Exit codes: 0 told, 1 it cannot be read: it is damaged, or the registry refuses or does not answer, 2 no
+    image is called so, 4 what accompanies it does not agree with it.
     """
     from builder.inspection import inspect_local, inspect_remote, lines
 
     path = Path(what)
-    found = inspect_local(path) if path.exists() else inspect_remote(what)
+    if path.exists() or not names_registry(what):
+        found = inspect_local(existing(path, "; an image in a registry is HOST[:PORT]/NAME:TAG"))
+    else:
+        found = inspect_remote(what)
     if as_json:
         images = [{**asdict(one), "agrees": all(check.holds for check in one.checks)} for one in found]
         click.echo(json.dumps(images, indent=1))

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from builder.arch import ARCHES, Arch, host_arch, parse_arch
+from builder.archive import open_archive
 from builder.config import Config, load_config
 from builder.errors import UsageError
 from builder.output import ARCHIVE
@@ -78,6 +79,28 @@ def cache() -> Path:
     """Where bases and unpacked images are kept: the XDG base directory specification's cache."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "sandbox-build"
+
+
+def existing(path: Path, or_else: str = "") -> Path:
+    """`path`, which an argument names; UsageError where nothing is there. `or_else` goes on with its hint."""
+    if not path.exists():
+        raise UsageError(
+            f"{path}: there is no such file or folder", f"`sandbox-build` builds into dist/{or_else}"
+        )
+    return path
+
+
+def own_image(image: Path | None, output: Path, hint: str) -> Path:
+    """built_image(); UsageError with `hint` where it is for another architecture than this machine's."""
+    path = built_image(image, output)
+    with open_archive(path) as archive:
+        architecture = archive.image_config.get("architecture")
+    if architecture != host_arch().name:
+        raise UsageError(
+            f"{path}: it is for {architecture}, and this machine is {host_arch().name}",
+            hint.format(arch=architecture),
+        )
+    return path
 
 
 def built_image(image: Path | None, output: Path) -> Path:

@@ -14,8 +14,16 @@ from typing import TypeVar
 import click
 
 from builder.arch import ARCHES, Arch, host_arch, parse_arch
-from builder.cli_options import arch_option, cache, config_option, json_option, load, verbose_option
-from builder.errors import VerificationFailed
+from builder.cli_options import (
+    arch_option,
+    cache,
+    config_option,
+    existing,
+    json_option,
+    load,
+    verbose_option,
+)
+from builder.errors import BuildError, RegistryError, UsageError, VerificationFailed
 from builder.progress import Progress
 
 _FORMATS = ("docker", "spo", "pfc")
@@ -75,7 +83,7 @@ def show(config_path: Path, arches: tuple[Arch, ...], as_json: bool, verbose: bo
 
 
 @policy.command(short_help="Say what one policy permits that another does not; exit 1 if anything.")
-@_one_arch_option("Architecture of configs, and of the image to read from an index. Default: the other's.")
+@_one_arch_option("Architecture of configs and images. Default: the other side's, or this machine's.")
 @json_option
 @verbose_option
 @click.argument("before")
@@ -83,8 +91,8 @@ def show(config_path: Path, arches: tuple[Arch, ...], as_json: bool, verbose: bo
 def diff(arch: Arch | None, as_json: bool, verbose: bool, before: str, after: str) -> None:
     """Say what AFTER permits and BEFORE does not, riskiest first, and what it no longer permits.
 
-    Each is a config.yaml, an image.tar, a folder dist/ARCH, or the name or digest of an image that Docker or
-    a registry has:
+    Each is a config.yaml, an image.tar, a folder dist/ARCH, or an image: a name with a registry's host in it
+    is read from that registry, any other, and an image's ID, from Docker Engine.
 
     \b
       sandbox-build policy diff dist/amd64 config.yaml
@@ -93,14 +101,22 @@ def diff(arch: Arch | None, as_json: bool, verbose: bool, before: str, after: st
 
     Conditions are compared by the calls that they let through, not by how they are written.
 
-    Exit codes: 0 nothing is newly permitted, 1 something is, 2 usage or config.
+    Exit codes: 0 nothing is newly permitted, 1 something is, 2 usage or config, or a side that cannot be
+    read: a tag that is not there, credentials that are refused, a registry that does not answer.
     """
     from builder.policies import arch_of, open_policy
     from builder.seccomp.diff import compare
 
     progress = Progress(verbose=verbose)
-    arch = arch or arch_of(before) or arch_of(after)
-    one, other = (open_policy(name, arch, progress) for name in (before, after))
+    # An archive says itself what it is for.
+    default = arch or arch_of(before) or arch_of(after) or host_arch()
+    try:
+        one, other = (
+            open_policy(name, arch or arch_of(name) or default, progress) for name in (before, after)
+        )
+    except (BuildError, RegistryError) as error:
+        # As diff(1) has it: 1 would say that something is newly permitted.
+        raise UsageError(error.message, error.hint) from error
     found = compare(one.policy, other.policy)
     if as_json:
         sides = {
@@ -190,7 +206,7 @@ def test(
     progress = Progress(verbose=verbose)
     every = (*our_vectors(), *(read_vectors(vectors) if vectors else ()))
     if image is not None:
-        tried = [of_image(image, jailrun.unpack(image, cache()))]
+        tried = [of_image(image, jailrun.unpack(existing(image), cache()))]
     else:
         config = load(config_path, progress)
         tried = [compiled(make_plan(config, arch)) for arch in arches]

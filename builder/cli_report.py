@@ -47,7 +47,7 @@ def explain(
     A package's size is its own files'; beside it stands the size with all that nothing else needs, which is
     what the image gets smaller by without it.
 
-    Exit codes: 0 told, 2 nothing in the jail is called so: the nearest names are.
+    Exit codes: 0 told, 2 nothing in the jail is called so: the nearest names are told, where any is near.
     """
     from builder.explain import explain as find
     from builder.explain import lines

@@ -17,12 +17,12 @@ import click
 from builder import jailrun
 from builder.arch import ARCHES, Arch, host_arch, parse_arch
 from builder.cli_options import (
-    built_image,
     cache,
     config_option,
     image_option,
     json_option,
     output_option,
+    own_image,
     timeout_option,
     verbose_option,
 )
@@ -104,7 +104,7 @@ def trace(
     entered, 2 for a wrong call or a config that cannot be edited, 3 where the kernel does not name calls.
     """
     progress = Progress(verbose=verbose)
-    path = built_image(image, output)
+    path = own_image(image, output, "trace this machine's own image, with --arch {arch}")
     program = _program(code, module, script, arguments)
     root = jailrun.unpack(path, cache())
     calls = _calls(root, path)
@@ -167,11 +167,6 @@ def _calls(root: Path, image: Path) -> dict[str, Any]:
         facts = json.loads((folder / "calls.json").read_bytes())
     except FileNotFoundError:
         raise UsageError(f"{image}: its calls have no names yet", "build the image again") from None
-    if facts["arch"] != host_arch().name:
-        raise UsageError(
-            f"{image}: it is for {facts['arch']}, and this machine is {host_arch().name}",
-            f"trace this machine's own image, with --arch {facts['arch']}",
-        )
     return dict(facts["calls"])
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 
 import docker.auth
 from docker.errors import DockerException
+from docker.utils.config import find_config_file
 
 from builder.errors import RegistryError
 
@@ -30,6 +33,7 @@ class Credentials:
 def find_credentials(host: str) -> Credentials | None:
     """What Docker's config file or its credential helper has for `host`; None where they have nothing."""
     try:
+        _check_config(host)
         with warnings.catch_warnings():
             # A missing helper is warned about, and then raised.
             warnings.simplefilter("ignore")
@@ -45,3 +49,17 @@ def find_credentials(host: str) -> Credentials | None:
     if user := entry.get("username"):
         return Credentials(user, entry.get("password") or "")
     return None
+
+
+def _check_config(host: str) -> None:
+    """RegistryError for a config.json that is no JSON: the SDK finds nothing in it, and says nothing."""
+    path = Path(str(find_config_file() or ""))
+    if path.name != "config.json":  # there is none, or the older .dockercfg
+        return
+    try:
+        if isinstance(json.loads(path.read_bytes()), dict):
+            return
+        reason = "no object is in it"
+    except (ValueError, RecursionError) as error:
+        reason = f"it is no JSON: {error}"
+    raise RegistryError(f"{host}: Docker's credentials cannot be read: {path}: {reason}", f"mend {path}")

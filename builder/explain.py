@@ -258,7 +258,10 @@ def _near(report: Report, what: str) -> list[str]:
     libraries = (origin.what for origin in report.origins if origin.kind == "library")
     names |= {library.split(".so")[0].lower(): library for library in libraries}
     names |= {origin.what.lower(): origin.what for origin in report.origins if origin.kind == "python"}
-    return [names[one] for one in get_close_matches(what.lower(), names, n=3)]
+    near = [names[one] for one in get_close_matches(what.lower(), names, n=3)]
+    # Modules of the standard library are files and folders alone.
+    ends = {posixpath.basename(path) for path in (*report.files, *report.folders)} - {""}
+    return near or get_close_matches(name, ends, n=3)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from docker.errors import DockerException, ImageNotFound
 
 from builder import registry
-from builder.arch import ARCHES, Arch, host_arch
+from builder.arch import ARCHES, Arch
 from builder.archive import open_archive
 from builder.config import ENVIRONMENT, Config, load_config
 from builder.config_yaml import dotted, read_document
@@ -24,7 +24,7 @@ from builder.errors import RegistryError, SandboxError, ToolMissing, UsageError,
 from builder.output import ARCHIVE
 from builder.plan import BuildPlan, make_plan
 from builder.progress import Progress
-from builder.reference import DIGEST, parse_reference
+from builder.reference import names_registry, parse_reference
 from builder.seccomp import default_groups
 from builder.seccomp.check import split
 from builder.seccomp.request import CLIENT_GROUP, NETWORK_GROUP
@@ -105,46 +105,57 @@ def places(path: Path, config: Config, environ: Mapping[str, str]) -> dict[str, 
     return found
 
 
-def open_policy(name: str, arch: Arch | None, progress: Progress) -> Found:
-    """The policy that `name` stands for, which is one of _KINDS; a config's for `arch`, or this machine's."""
+def open_policy(name: str, arch: Arch, progress: Progress) -> Found:
+    """The policy that `name` stands for, which is one of _KINDS, for `arch`.
+
+    Docker Engine may have another image under a name that has a registry in it, and of one architecture: it
+    is asked for other names alone. UsageError for an image that is not for `arch`.
+    """
     path = Path(name)
     if path.is_dir():
-        return _of_archive(path / ARCHIVE)
+        return _of_archive(path / ARCHIVE, arch)
     if path.is_file():
-        return _of_archive(path) if tarfile.is_tarfile(path) else _of_config(path, arch, progress)
+        return _of_archive(path, arch) if tarfile.is_tarfile(path) else _of_config(path, arch, progress)
     if path.suffix in (".yaml", ".yml", ".tar"):
         raise UsageError(f"{name}: there is no such file", f"name {_KINDS}")
-    labels = _docker_labels(name, progress)
-    if labels is None:
-        labels = _registry_labels(name, arch or host_arch(), progress)
-    return _of_labels(name, labels)
+    return (_of_registry if names_registry(name) else _of_engine)(name, arch, progress)
 
 
-def _of_config(path: Path, arch: Arch | None, progress: Progress) -> Found:
+def _of_config(path: Path, arch: Arch, progress: Progress) -> Found:
     config, warnings = load_config(path, os.environ)
     for warning in warnings:
         progress.warn(warning)
-    made = compiled(make_plan(config, arch or host_arch()))
+    made = compiled(make_plan(config, arch))
     return Found(made.policy, made.digest)
 
 
-def _of_archive(path: Path) -> Found:
+def _of_archive(path: Path, arch: Arch | None = None) -> Found:
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file", "build it with `sandbox-build`")
     with open_archive(path) as archive:
         config = archive.image_config
-    found = _of_labels(str(path), _labels(config))
-    architecture, theirs = config.get("architecture"), found.policy.arch.name
-    if architecture != theirs:
-        raise UsageError(
-            f"{path}: the image is for {architecture}, and its policy for {theirs}", "build the image again"
-        )
-    return found
+    return _of_image(str(path), config.get("architecture"), _labels(config), arch)
 
 
 def _labels(config: dict[str, Any]) -> dict[str, str]:
     """The labels in an OCI image config."""
     return (config.get("config") or {}).get("Labels") or {}
+
+
+def _of_image(name: str, architecture: object, labels: dict[str, str], arch: Arch | None) -> Found:
+    """The policy in an image's labels; UsageError where the image is not for `arch`, or its policy is not."""
+    if arch is not None and architecture != arch.name:
+        raise UsageError(
+            f"{name}: it is for {architecture}, and {arch.name} is asked for",
+            f"name an image for {arch.name}, or say --arch {architecture}",
+        )
+    found = _of_labels(name, labels)
+    theirs = found.policy.arch.name
+    if architecture != theirs:
+        raise UsageError(
+            f"{name}: the image is for {architecture}, and its policy for {theirs}", "build the image again"
+        )
+    return found
 
 
 def _of_labels(name: str, labels: dict[str, str]) -> Found:
@@ -159,32 +170,30 @@ def _of_labels(name: str, labels: dict[str, str]) -> Found:
         raise UsageError(f"{name}: {error.message}", error.hint) from None
 
 
-def _docker_labels(name: str, progress: Progress) -> dict[str, str] | None:
-    """The labels of an image that Docker Engine has; None where it has none, or does not answer."""
+def _of_engine(name: str, arch: Arch, progress: Progress) -> Found:
     try:
+        parse_reference(name.partition("@")[0])
         with closing(connect()) as client:
-            return dict(client.images.get(name).labels)
-    except ImageNotFound:
-        progress.detail(f"Docker Engine does not have {name}")
-    except (ToolMissing, DockerException) as error:
-        progress.detail(f"Docker Engine was not asked: {error}")
-    return None
-
-
-def _registry_labels(name: str, arch: Arch, progress: Progress) -> dict[str, str]:
-    rest, at, digest = name.partition("@")
-    try:
-        if at and not DIGEST.fullmatch(digest):
-            raise UsageError(f"{digest!r} is not a digest")
-        if parse_reference(rest).host is None:
-            raise UsageError("Docker Engine does not have it, and it names no registry")
+            image = client.images.get(name)
     except UsageError as error:
-        raise UsageError(f"{name}: {error.message}", f"name {_KINDS}") from None
-    target, repository = registry.open_registry(rest, read_only=True)
-    progress.detail(f"asking {target.host}")
-    image = registry.get_image(repository, digest or target.tag, arch.name)
+        reason = error.message
+    except ImageNotFound:
+        reason = "Docker Engine has no such image"
+    except (ToolMissing, DockerException) as error:
+        reason = f"Docker Engine was not asked: {error}"
+    else:
+        progress.note(f"{name}: from Docker Engine")
+        return _of_image(name, image.attrs.get("Architecture"), dict(image.labels), arch)
+    raise UsageError(f"{name}: there is no such file or folder, and {reason}", f"name {_KINDS}")
+
+
+def _of_registry(name: str, arch: Arch, progress: Progress) -> Found:
+    repository, tag = registry.open_image(name)
+    image = registry.get_image(repository, tag, arch.name)
+    config = registry.get_config(repository, image)
+    progress.note(f"{name}: from the registry {name.partition('/')[0]}")
     try:
-        return _labels(registry.get_config(repository, image))
+        return _of_image(name, config.get("architecture"), _labels(config), arch)
     except (KeyError, TypeError, AttributeError):
         raise RegistryError(f"{name}: what is there is no image") from None
 
@@ -197,6 +206,6 @@ def arch_of(name: str) -> Arch | None:
         return None
     try:
         with open_archive(archive) as opened:
-            return ARCHES.get(opened.platform["architecture"])
+            return ARCHES.get(str(opened.image_config.get("architecture")))
     except SandboxError:
         return None

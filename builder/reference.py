@@ -56,14 +56,22 @@ def parse_reference(text: str) -> Reference:
     # A colon before the last slash belongs to the registry's port.
     folder, slash, last = text.rpartition("/")
     last, colon, tag = last.partition(":")
-    name = NAME.fullmatch(f"{folder}{slash}{last}")
+    whole = f"{folder}{slash}{last}"
+    name = NAME.fullmatch(whole)
     if name is None or not _has_host(name) or len(text) > MAX_LENGTH or (colon and not TAG.fullmatch(tag)):
-        upper = last != last.lower()
-        raise UsageError(
-            f"{text!r} is not an image reference",
-            "repositories are in lower case" if upper else "[HOST[:PORT]/]REPOSITORY[:TAG]",
-        )
+        hint = "[HOST[:PORT]/]REPOSITORY[:TAG]"
+        if "://" in text:
+            hint = f"leave {text.partition('://')[0]}:// out: {hint}"
+        elif name is None and NAME.fullmatch(whole.lower()):
+            hint = f"repositories are in lower case: {whole.lower()}{colon}{tag}"
+        raise UsageError(f"{text!r} is not an image reference", hint)
     return Reference(name["host"], name["repository"], tag or "latest")
+
+
+def names_registry(text: str) -> bool:
+    """Whether Docker would take the first part of `text` for a registry: it is neither a folder nor an ID."""
+    first, slash, _ = text.partition("/")
+    return bool(slash) and not text.startswith(".") and (first == "localhost" or "." in first or ":" in first)
 
 
 def _has_host(name: re.Match[str]) -> bool:

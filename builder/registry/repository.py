@@ -34,6 +34,9 @@ _UPLOAD_GONE = frozenset({404, 416})
 _PAGES = 100
 """Of a list of referrers."""
 
+_TAGS = 20
+"""So many are named to who asks for another."""
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -158,9 +161,9 @@ class Repository:
         return "OCI-Subject" in answer.headers
 
     def get_manifest(self, name: str) -> Manifest:
-        """What is behind a tag or digest; RegistryError where nothing is, or not what its digest says."""
+        """What is behind a tag or digest; NotThere where nothing is, RegistryError for another digest's."""
         if (found := self.find_manifest(name)) is None:
-            raise RegistryError(f"{self}: there is no {name}")
+            raise self._absent(name)
         return found
 
     def find_manifest(self, name: str) -> Manifest | None:
@@ -176,6 +179,19 @@ class Repository:
         media_type = str(parsed.get("mediaType") or answer.headers.get("Content-Type", ""))
         return Manifest(
             Descriptor.of(media_type, answer.content), answer.content, parsed, answer.headers.get("ETag")
+        )
+
+    def _absent(self, name: str) -> NotThere:
+        tags: list[Any] = []
+        with suppress(RegistryError):  # it is about a hint alone
+            answer = self._client.call("GET", self._client.url(f"tags/list?n={_TAGS}"), {200})
+            found = self._object(answer.content, "tags/list").get("tags")
+            tags = found if isinstance(found, list) else []
+        kind, separator = ("image", "@") if ":" in name else ("tag", ":")
+        shown = said(", ".join(map(str, tags)))
+        return NotThere(
+            f"{self}{separator}{name}: the registry has no such {kind}",
+            f"it has {shown}" if shown else f"nothing was pushed to {self}, or you may not read it",
         )
 
     def find_digest(self, tag: str) -> str | None:
@@ -228,6 +244,12 @@ class Repository:
         algorithm, _, expected = digest.partition(":")
         if algorithm not in ("sha256", "sha512") or hashlib.new(algorithm, content).hexdigest() != expected:
             raise RegistryError(f"{self}: {said(digest)}: what it sent is not what its digest says")
+
+
+class NotThere(RegistryError):
+    """The registry answers, and has nothing that is called so."""
+
+    exit_code = 2
 
 
 class Conflict(RegistryError):

@@ -96,6 +96,18 @@ def test_broken_config(private_registry: str, archive: Path, docker_config: Writ
     assert "Docker's credentials cannot be read" in refusal(archive, f"{private_registry}/a:b").message
 
 
+@pytest.mark.parametrize("content", ["{bad", "[]", ""])
+def test_a_config_that_docker_cannot_read(
+    content: str, private_registry: str, archive: Path, docker_config: WriteConfig
+) -> None:
+    """It is not taken for one without credentials: the file is named, and where it is wrong."""
+    path = docker_config({}) / "config.json"
+    path.write_text(content)
+    error = refusal(archive, f"{private_registry}/a:b")
+    assert error.message.startswith(f"{private_registry}: Docker's credentials cannot be read: {path}: ")
+    assert error.hint == f"mend {path}"
+
+
 def test_no_credentials(private_registry: str, archive: Path) -> None:
     """Without credentials the error says what to type."""
     error = refusal(archive, f"{private_registry}/team/sandbox:v1")

@@ -353,7 +353,7 @@ def test_names_of_images(registry: str, archive: Path) -> None:
     for name in (":v1", f"@{digest}", f":v2@{digest}"):
         repository, found = open_image(f"{registry}/team/sandbox{name}")
         assert repository.get_manifest(found).descriptor.digest == digest
-    with pytest.raises(RegistryError, match="there is no v3"):
+    with pytest.raises(RegistryError, match="sandbox:v3: the registry has no such tag"):
         repository.get_manifest("v3")
     with pytest.raises(UsageError, match="'sha256:12' is not a digest"):
         open_image("localhost:1/x@sha256:12")

@@ -327,11 +327,16 @@ def _flip(archive: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [_cut, _flip, lambda _: b"", lambda _: b"text\n" * 9999],
+    ("damage", "hint"),
+    [
+        (_cut, "build the image again"),
+        (_flip, "build the image again"),
+        (lambda _: b"", "name an image.tar that `sandbox-build` made"),
+        (lambda _: b"text\n" * 9999, "name an image.tar that `sandbox-build` made"),
+    ],
     ids=["cut", "flipped", "empty", "text"],
 )
-def test_damaged_image(damage: Callable[[bytes], bytes], image: Path, tmp_path: Path) -> None:
+def test_damaged_image(damage: Callable[[bytes], bytes], hint: str, image: Path, tmp_path: Path) -> None:
     """A damaged archive is told apart from a good one before anything of it is run or kept."""
     damaged = tmp_path / "image.tar"
     damaged.write_bytes(damage(image.read_bytes()))
@@ -339,5 +344,5 @@ def test_damaged_image(damage: Callable[[bytes], bytes], image: Path, tmp_path: 
         "run", "--image", str(damaged), "-c", "print('ran')", env={"XDG_CACHE_HOME": str(tmp_path / "cache")}
     )
     assert (done.exit_code, done.stdout) == (1, "")
-    assert re.fullmatch(rf"error: {damaged}: .*damaged.*\nhint: build the image again\n", done.stderr)
+    assert re.fullmatch(rf"error: {damaged}: .*damaged.*\nhint: {hint}\n", done.stderr)
     assert not list((tmp_path / "cache").glob("sandbox-build/roots/*"))

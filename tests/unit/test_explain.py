@@ -115,6 +115,8 @@ def test_a_folder_of_many_says_what_brought_each_part(report: Report) -> None:
         ("/packages/scipi", "/packages/scipy"),
         ("/usr/local/lib/libc.so.6", f"{LIBRARIES}/libc.so.6"),
         ("/opt/libgfortran.so.5", f"{LIBRARIES}/libgfortran.so.5"),
+        ("jsn", "did you mean json?"),
+        ("_flas.so", "_fblas.so"),
         ("zzzzzz", "give a path, a package or a library"),
         ("", "give a path, a package or a library"),
     ],

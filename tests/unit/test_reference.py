@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from builder.errors import UsageError
-from builder.reference import Reference, parse_reference
+from builder.reference import Reference, names_registry, parse_reference
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,33 @@ def test_no_references(text: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse_reference(text)
     assert refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("Reg.example/Team/Sandbox:V1", "repositories are in lower case: reg.example/team/sandbox:V1"),
+        ("ghcr.io/Owner/repo", "repositories are in lower case: ghcr.io/owner/repo"),
+        ("http://reg.example/a", "leave http:// out: [HOST[:PORT]/]REPOSITORY[:TAG]"),
+        ("Bad Name", "[HOST[:PORT]/]REPOSITORY[:TAG]"),
+        ("team/sandbox:-V", "[HOST[:PORT]/]REPOSITORY[:TAG]"),
+    ],
+)
+def test_what_mends_it(text: str, hint: str) -> None:
+    """The commonest two slips have hints of their own; where more is wrong, the form is shown."""
+    with pytest.raises(UsageError) as refused:
+        parse_reference(text)
+    assert refused.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        *((name, True) for name in ("localhost/x", "localhost:5000/x:1", "reg.example/x", "https://reg/x")),
+        *((name, False) for name in ("x", "team/x:1", "dist/amd64", "./x.y/z", "../a.b", "/a.b/c", "a.b:1")),
+        (f"sha256:{'0' * 64}", False),
+    ],
+)
+def test_what_names_a_registry(text: str, named: bool) -> None:
+    """A path or an engine's own name or ID does not."""
+    assert names_registry(text) == named
