@@ -32,8 +32,8 @@ def compare(before: Path, after: Path, as_json: bool, verbose: bool) -> None:  #
     Each is an image.tar, a folder dist/ARCH, or a folder dist, of which every architecture is compared:
 
     \b
-      sandbox-build --output again && sandbox-build compare dist again
-      sandbox-build compare dist/amd64 old/image.tar
+      sandbox-build --arch amd64 --output again && sandbox-build compare dist/amd64 again/amd64
+      sandbox-build compare dist old
 
     The last line of each says what a registry that has BEFORE would be sent for AFTER.
 

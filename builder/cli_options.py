@@ -33,7 +33,7 @@ arch_option = click.option(
     multiple=True,
     metavar="|".join(ARCHES),
     callback=_arches,
-    help="Architecture to build for; may be given again. Default: this machine's.",
+    help="Architecture of the image; may be given again. Default: this machine's.",
 )
 output_option = click.option(
     "--output",

@@ -109,20 +109,24 @@ def lock(
     click.echo(path)
 
 
-@click.command(short_help="Fill a folder with every locked package, to build with no index.")
+@click.command(short_help="Fill a folder with every locked Python package, to build with no index.")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
 @config_option
 @_arch_option("all that are locked")
 @verbose_option
 def wheelhouse(folder: Path, config_path: Path, arches: tuple[Arch, ...], verbose: bool) -> None:
-    """Fill DIR with every file that config.lock names, and print how many there are.
+    """Fill DIR with every Python package that config.lock names, and print how many files there are.
 
     Wheels for all locked architectures, and what is built from source as sdist and as wheel. Then, where
-    there is no network:
+    there is no index:
 
     \b
       sandbox-build --wheelhouse DIR --no-index
       sandbox-build lock --wheelhouse DIR --no-index
+
+    Debian's packages are not in it. Where no mirror of Debian is within reach, a debian: base takes the
+    locked ones from --registry-cache NAME:TAG, if a build has filled that before, or from a base_mirror: in
+    the config that is within reach, such as file:///srv/debian.
 
     What is there already stays; each file is checked against its hash and appears whole or not at all.
     """

@@ -1,4 +1,4 @@
-"""`make bench`: the figures that the README names, as a table on stdout and as bench.json.
+"""`make bench`: the figures of README and docs/figures.md, as a table on stdout and as bench.json.
 
 Speeds of a run are ratios to a bare `python3 -I -S -c pass` of the image's own interpreter, taken in turn
 with it in the same loop, and so is every other ratio to what it is over. Needs root (it changes its root

@@ -43,9 +43,9 @@ class Runner:
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
-    def commit(self) -> None:
+    def commit(self, *names: str) -> None:
         who = ("-c", "user.name=x", "-c", "user.email=x@example.org")
-        self._git("add", "config.yaml", "config.lock")
+        self._git("add", *(names or ("config.yaml", "config.lock")))
         self._git(*who, "commit", "--quiet", "--message=x")
 
     def _git(self, *arguments: str) -> None:
@@ -91,6 +91,20 @@ def test_main_and_merge_requests(runner: Runner) -> None:
     taken = runner.run(*main)
     assert taken.exit_code == 1
     assert "0123456789abcdef" in taken.stderr
+
+
+def test_a_lock_that_was_never_committed(tmp_path: Path) -> None:
+    """It would be another one on each machine; git itself says nothing of a file that it does not know."""
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    runner = Runner(checkout, tmp_path / "programs", "localhost:1/team/image")
+    (checkout / "config.yaml").write_text("")
+    assert runner.run("git init --quiet").exit_code == 0
+    runner.commit("config.yaml")
+    done = runner.run(*ci.ours(ci.github(ci.MAIN)))
+    assert done.exit_code == 128
+    assert "config.lock" in done.stderr
+    assert not (checkout / "dist").exists()
 
 
 def test_a_lock_of_another_config(runner: Runner) -> None:
