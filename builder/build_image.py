@@ -15,29 +15,28 @@ from typing import Any
 from builder import verify
 from builder.arch import host_arch
 from builder.archive import Descriptor, open_archive, write_archive
-from builder.attest import BuildFacts, attest
+from builder.attest import DOCUMENTS, BuildFacts, attest
 from builder.base import Base, Rootfs, assembler_command
 from builder.context import write_context
 from builder.dockerfile import bytecode_shelf
 from builder.drivers import BuildJob, Driver
 from builder.errors import SandboxError
+from builder.files_by_hash import sha256_of
 from builder.image import make_image
 from builder.image_settings import read_report
 from builder.layers import join_layers
 from builder.options import Options
-from builder.output import ARCHIVE, REPORT, put, sweep
+from builder.output import ARCHIVE, RECORD, REPORT, blaming, put, sweep
 from builder.packages import Packages
 from builder.plan import BuildPlan, digest
 from builder.progress import Progress
 from builder.proof import prove
 from builder.report import load_report
-from builder.shelf import Shelf
+from builder.shelf import Shelf, listing
 from builder.tree.origin import report_text
 from builder.warm import propose
 
 _CONTEXT = "context"
-_RECORD = "build.json"
-"""What a build was made of, beside what it made: the next one knows whether anything changed."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,10 @@ def build_image(
 
     own = base.build_rootfs()
     sweep(options.output.glob(f".{plan.arch.name}-*"), output)
-    with tempfile.TemporaryDirectory(dir=options.output, prefix=f".{plan.arch.name}-") as temporary:
+    with (
+        blaming(options.output),
+        tempfile.TemporaryDirectory(dir=options.output, prefix=f".{plan.arch.name}-") as temporary,
+    ):
         scratch, finished = Path(temporary) / "scratch", Path(temporary) / "finished"
         scratch.mkdir()
         _try_filters(plan, options, what, progress)
@@ -130,9 +132,12 @@ def build_image(
         record = {
             "key": key,
             "digest": built.digest,
-            "documents": {one.name: one.sha256 for one in documents},
+            "files": {
+                name: sha256_of(finished / name) for name in (REPORT, *(kind.name for kind in DOCUMENTS))
+            },
+            "context": listing(finished / _CONTEXT),
         }
-        (finished / _RECORD).write_text(json.dumps(record) + "\n")
+        (finished / RECORD).write_text(json.dumps(record) + "\n")
         put(finished, output)
     return built
 
@@ -195,15 +200,12 @@ def _proven(
 
 def _known_digest(output: Path, key: str) -> str | None:
     """The digest of the image in `output`, where it was made of what `key` stands for and is still whole."""
-    if not (output / REPORT).is_file() or not (output / _CONTEXT).is_dir():
-        return None
     try:
-        record = json.loads((output / _RECORD).read_text())
-        if record["key"] != key:
+        record = json.loads((output / RECORD).read_text())
+        if record["key"] != key or record["context"] != listing(output / _CONTEXT):
             return None
-        for name, sha256 in record["documents"].items():
-            if hashlib.sha256((output / name).read_bytes()).hexdigest() != sha256:
-                return None
+        if any(sha256_of(output / name) != sha256 for name, sha256 in record["files"].items()):
+            return None
         with open_archive(output / ARCHIVE) as archive:
             for blob in (archive.config, *archive.layers):
                 archive.blob(blob).close()

@@ -16,7 +16,8 @@ from builder.errors import BuildError, UsageError, room_hint
 
 ARCHIVE = "image.tar"
 REPORT = "report.json"
-"""The files of one image, in the folder of its architecture."""
+RECORD = "build.json"
+"""The files of one image, in the folder of its architecture; the last one says what a build was made of."""
 
 _ASIDE = "replaced"
 """What an earlier image is called in a build's temporary folder."""
@@ -47,26 +48,34 @@ def output_folder(output: Path) -> Iterator[None]:
     A folder that was made for a build that failed goes again.
     """
     made = not output.exists()
+    lock = _open_locked(output)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        lock = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
-        if not os.access(output, os.W_OK, effective_ids=True):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        hint = "name a folder that this user can write"
-        raise UsageError(f"--output {output}: {error.strerror}", hint) from None
+        yield
+    finally:
+        if made:
+            with suppress(OSError):  # not empty: something was built
+                output.rmdir()
+        os.close(lock)
+
+
+@contextmanager
+def blaming(output: Path) -> Iterator[None]:
+    """Makes an error about the output folder of one that says that a disk is full."""
     try:
-        _lock(lock, output)
         yield
     except OSError as error:
         if full := room_hint(error):
             raise BuildError(f"--output {output}: {error.strerror}", full) from None
         raise
-    finally:
-        os.close(lock)
-        if made:
-            with suppress(OSError):  # not empty: something was built
-                output.rmdir()
+
+
+def check_place(place: Path) -> None:
+    """UsageError where `place`, which an image is to take, holds what no build of ours has put there."""
+    ours = any((place / name).is_file() for name in (ARCHIVE, RECORD))
+    if place.exists() and not ours and not (place.is_dir() and not any(place.iterdir())):
+        raise UsageError(
+            f"{place}: something is there that no build has made", "name another folder: --output"
+        )
 
 
 def put(finished: Path, output: Path) -> None:
@@ -110,9 +119,24 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(number, os.strerror(number), str(other))
 
 
-def _lock(descriptor: int, output: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        hint = "wait for it, or name another folder"
-        raise BuildError(f"--output {output}: another build is writing there", hint) from None
+def _open_locked(output: Path) -> int:
+    """A descriptor of the folder, made where need be, which one build at a time can have."""
+    while True:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
+            if not os.access(output, os.W_OK, effective_ids=True):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            hint = "name a folder that this user can write"
+            raise UsageError(f"--output {output}: {error.strerror}", hint) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            hint = "wait for it, or name another folder"
+            raise BuildError(f"--output {output}: another build is writing there", hint) from None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(output.stat(), os.fstat(descriptor)):
+                return descriptor
+        os.close(descriptor)  # a build that failed has removed the folder that it had made

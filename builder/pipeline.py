@@ -7,7 +7,7 @@ from functools import partial
 
 from builder import __version__, registry
 from builder.arch import Arch, host_arch
-from builder.attest import DOCUMENTS, TREE, BuildFacts, Wheel, image_parameters
+from builder.attest import ATTACHED, BuildFacts, Wheel, image_parameters
 from builder.base import Base, Rootfs, open_base
 from builder.bases import python_version
 from builder.build_image import Built, build_image
@@ -19,7 +19,7 @@ from builder.errors import (
     UsageError,
 )
 from builder.options import Options
-from builder.output import output_folder
+from builder.output import check_place, output_folder
 from builder.packages import (
     DIFY_FILE,
     Lock,
@@ -32,6 +32,7 @@ from builder.packages import (
 )
 from builder.plan import BuildPlan, make_plan
 from builder.progress import Progress
+from builder.reference import parse_reference
 from builder.registry_cache import shared_files
 from builder.side_by_side import side_by_side
 from builder.sign import find_signer, sign
@@ -52,6 +53,11 @@ def build(config: Config, options: Options, progress: Progress) -> tuple[list[Bu
         progress.warn(note)
     reference = plans[0].reference
     if options.push:
+        if options.registry_cache and parse_reference(options.registry_cache) == parse_reference(reference):
+            raise UsageError(
+                f"--push and --registry-cache both name {reference}",
+                "what is pushed would take the cache's place: name another tag for it",
+            )
         target, repository = registry.open_registry(reference)
         if options.if_absent and (there := repository.find_digest(target.tag)) is not None:
             progress.note(f"{reference} is there already: this build has to come to {there}")
@@ -60,6 +66,8 @@ def build(config: Config, options: Options, progress: Progress) -> tuple[list[Bu
     driver = choose_driver(options.driver, plans[0].base.kind, progress)
     work = {plan.arch.name: partial(_build_arch, config, plan, driver, options, locked) for plan in plans}
     with output_folder(options.output):
+        for arch in options.arches:
+            check_place(options.output / arch.name)
         with shared_files(locked, options, progress):
             built = side_by_side(work, progress)
         # One name for all: the last one has it, and that is what runs here.
@@ -82,16 +90,11 @@ def _push(config: Config, built: list[Built], reference: str, options: Options, 
 
 
 def _attachments(built: Built) -> list[registry.Attachment]:
-    """The documents about an image, as its registry gets them.
-
-    Less the tree's manifest, which the image itself says and the provenance has the digest of: a changed line
-    of the config would send all of it again.
-    """
+    """The documents about an image, as its registry gets them."""
     folder = built.archive.parent
     return [
         registry.Attachment(kind.artifact_type, kind.media_type, (folder / kind.name).read_bytes(), kind.name)
-        for kind in DOCUMENTS
-        if kind is not TREE
+        for kind in ATTACHED
     ]
 
 

@@ -69,7 +69,7 @@ class Shelf:
     def _whole(self, key: str, is_whole: Callable[[Path], bool]) -> Path | None:
         entry, seal = self.folder / key, self._seal(key)
         try:
-            if seal.read_text() != _listing(entry) or not is_whole(entry):
+            if seal.read_text() != listing(entry) or not is_whole(entry):
                 return None
         except OSError:
             return None
@@ -88,7 +88,7 @@ class Shelf:
             fill(work)
             work.chmod(0o755)
             with whole_file(self._seal(key), mode=0o644) as seal:
-                seal.write(_listing(work).encode())
+                seal.write(listing(work).encode())
             work.rename(self.folder / key)
         except BaseException:
             remove(work)
@@ -132,7 +132,7 @@ def locked(path: Path, doing: str, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _listing(folder: Path) -> str:
+def listing(folder: Path) -> str:
     """A hash of what lies below `folder`, without a look into its files."""
     found = hashlib.sha256()
     pending = [""]

@@ -46,6 +46,9 @@ SPDX = Kind("sbom.spdx.json", "application/spdx+json")
 PROVENANCE = Kind("provenance.json", "application/vnd.in-toto+json")
 
 DOCUMENTS = (TREE, CYCLONEDX, SPDX, PROVENANCE)
+ATTACHED = (CYCLONEDX, SPDX, PROVENANCE)
+"""Those that a registry gets: the tree's manifest the image itself says, and the provenance has the digest
+of; it is large, and a changed line of the config would send all of it again."""
 
 
 def to_bytes(value: object) -> bytes:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.archive import Descriptor, layer_names
-from builder.attest import DOCUMENTS, read_claims
+from builder.attest import DOCUMENTS, Kind, read_claims
 from builder.errors import BuildError
 from builder.report import Report
 from builder.seccomp.snapshot import DIGEST_LABEL
@@ -82,6 +82,8 @@ class Inspected:
     packages: tuple[Package, ...]
     debian: tuple[Package, ...]
     documents: tuple[Attached, ...]
+    missing: tuple[str, ...]
+    """Names of documents that it should have."""
     signatures: tuple[Attached, ...]
     others: tuple[Attached, ...]
     """What else is attached to it."""
@@ -103,6 +105,8 @@ class Parts:
     policy_digest: str | None
     """SHA-256 of the policy that is in it, in hexadecimal; None where its layers were not read."""
     tree_digest: str | None
+    expected: Sequence[Kind] = DOCUMENTS
+    """The documents that it should have, where it lies."""
     signatures: tuple[Attached, ...] = ()
     others: tuple[Attached, ...] = ()
 
@@ -136,6 +140,7 @@ def told(parts: Parts) -> Inspected:
             for kind in DOCUMENTS
             if kind.name in parts.documents
         ),
+        missing=tuple(kind.name for kind in parts.expected if kind.name not in parts.documents),
         signatures=parts.signatures,
         others=parts.others,
         checks=checks,

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import IO, Any
 
 from builder.archive import DAMAGE, Descriptor, layer_names
-from builder.attest import DOCUMENTS, manifest_of_layers
+from builder.attest import ATTACHED, DOCUMENTS, manifest_of_layers
 from builder.compression import COMPRESSIONS, compression_of
 from builder.errors import RegistryError
 from builder.inspection.facts import CONFIG_LAYER, KEPT, Attached, Inspected, Parts, told
@@ -77,6 +77,7 @@ def _inspect(repository: Repository, manifest: Manifest, name: str, above: Colle
         documents=documents,
         policy_digest=None,
         tree_digest=None,
+        expected=ATTACHED,
         signatures=tuple(_shown(one) for one in rest if one.artifact_type.startswith(_SIGNATURES)),
         others=tuple(_shown(one) for one in rest if not one.artifact_type.startswith(_SIGNATURES)),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from builder.attest import DOCUMENTS
 from builder.errors import printable
 from builder.inspection.facts import Check, Inspected
 from builder.seccomp.snapshot import POLICY_LABEL
@@ -50,10 +49,8 @@ def _rows(image: Inspected) -> Iterator[tuple[str, str]]:
 
 
 def _documents(image: Inspected) -> str:
-    there = [one.name for one in image.documents]
-    missing = [kind.name for kind in DOCUMENTS if kind.name not in there]
-    shown = ", ".join(there) or "none"
-    return shown if not missing or not there else f"{shown}; not there: {', '.join(missing)}"
+    shown = ", ".join(one.name for one in image.documents)
+    return f"{shown}; not there: {', '.join(image.missing)}" if shown and image.missing else shown or "none"
 
 
 def _told(checks: Iterable[Check]) -> Iterator[tuple[str, str]]:

@@ -265,7 +265,7 @@ def test_host_as_base(tmp_path: Path) -> None:
 
 def test_unchanged(tmp_path: Path) -> None:
     """A second build says that nothing changed and gives the same digest; --no-cache builds the same again;
-    a damaged archive, or another config, is built anew.
+    a damaged archive, a damaged file beside it, or another config, is built anew.
     """
     output = tmp_path / "dist"
     first = built(output)
@@ -285,6 +285,11 @@ def test_unchanged(tmp_path: Path) -> None:
         file.truncate(9999)
     mended = built(output)
     assert (succeeded(mended), "nothing changed" in mended.stderr) == (digest, False)
+
+    for lost in ("report.json", "context/policy.bpf", "sbom.spdx.json"):
+        (output / OWN / lost).write_text("{")
+        mended = built(output)
+        assert (succeeded(mended), "nothing changed" in mended.stderr) == (digest, False)
 
     other = built(output, config="limits: {cpu_s: 11}\n")
     assert succeeded(other) != digest

@@ -165,6 +165,7 @@ def test_if_absent(registry: str, tmp_path: Path) -> None:
         (("--if-absent",), "--if-absent is about what is pushed"),
         (("--tag", "a:1", "--push", "b:2"), "--tag says a:1, and --push says b:2"),
         (("--push", "sandbox:v1"), "which registry?"),
+        (("--push", "localhost:1/a", "--registry-cache", "localhost:1/a:latest"), "both name localhost:1/a"),
     ],
 )
 def test_wrong_options(options: tuple[str, ...], words: str, tmp_path: Path) -> None:
