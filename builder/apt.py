@@ -68,7 +68,15 @@ def open_lists(
                 *opened.arguments,
             ]
             try:
-                run(command, missing=INSTALL, on_line=progress.detail, echo=progress.command)
+                # What it leaves behind where it is killed goes with our folder.
+                environment = os.environ | {"TMPDIR": str(folder)}
+                run(
+                    command,
+                    missing=INSTALL,
+                    env=environment,
+                    on_line=progress.detail,
+                    echo=progress.command,
+                )
             except BuildError as error:
                 raise BuildError(
                     f"the lists of debian:{suite} for {arch.name} cannot be fetched: {error.message}",

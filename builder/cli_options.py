@@ -76,9 +76,16 @@ def load(path: Path, progress: Progress) -> Config:
 
 
 def cache() -> Path:
-    """Where bases and unpacked images are kept: the XDG base directory specification's cache."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "sandbox-build"
+    """Where bases and unpacked images are kept: the XDG base directory specification's cache.
+
+    UsageError where neither the environment nor the user database says where that is.
+    """
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "sandbox-build"
+    try:
+        return Path.home() / ".cache/sandbox-build"
+    except RuntimeError:
+        raise UsageError("this user has no home, where the cache would be", "set XDG_CACHE_HOME") from None
 
 
 def existing(path: Path, or_else: str = "") -> Path:

@@ -7,10 +7,12 @@ import io
 import os
 import selectors
 import shlex
+import signal
 import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import IO
 
 from builder.errors import BuildError, ToolMissing
@@ -46,8 +48,9 @@ def run(
     the merged text); of a longer line it gets the first 65536 characters. Without `keep` nothing is returned,
     and nothing but the last lines stays in memory. ToolMissing when the program is not on PATH (`missing` is
     its hint: what to install). BuildError when it exits with anything but 0: the message has the quoted
-    command, the exit code and the last lines of what it printed. The program is killed when we are
-    interrupted, when it prints more than `limit_bytes` (TooMuchOutput), and after `timeout_s` (OutOfTime).
+    command, the exit code and the last lines of what it printed. The program is killed, with all that it has
+    started, when we are interrupted, when it prints more than `limit_bytes` (TooMuchOutput), and after
+    `timeout_s` (OutOfTime).
     """
     quoted = shlex.join(command)
     if echo is not None:
@@ -60,6 +63,8 @@ def run(
             stderr=subprocess.STDOUT if on_line else subprocess.PIPE,
             env=dict(env) if env is not None else None,
             bufsize=0,
+            # With all that it starts it can be killed, and none of that can ask a terminal for anything.
+            start_new_session=True,
         )
     except FileNotFoundError:
         raise ToolMissing(f"{command[0]} is not installed", missing or None) from None
@@ -71,7 +76,8 @@ def run(
         _read([(process.stdout, stdout), (process.stderr, stderr)], limit_bytes, deadline)
         process.wait(_left(deadline))
     except BaseException as error:
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if isinstance(error, TimeoutError | subprocess.TimeoutExpired):
             raise OutOfTime(f"{quoted}: it took longer than {timeout_s} s") from None

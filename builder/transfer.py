@@ -45,6 +45,10 @@ class NotThere(BuildError):
     """There is no such file, where it was looked for."""
 
 
+class Stalled(Exception):
+    """Hardly anything comes."""
+
+
 class Transfer:
     """The way from elsewhere to this machine.
 
@@ -114,19 +118,10 @@ class Transfer:
             session.get(url, auth=auth, stream=True, timeout=_TIMEOUT_S) as response,
         ):
             response.raise_for_status()
-            # What has come by now: to wait for a whole chunk would be to wait for ever, where it drips.
-            read = getattr(response.raw, "read1", response.raw.read)
-            since, came = time.monotonic(), 0
-            while chunk := read(_CHUNK_BYTES):
-                self._go_on()
-                came += len(chunk)
-                if time.monotonic() - since > _STALL_S:
-                    if came < _STALL_BYTES:
-                        raise BuildError(
-                            f"{what} cannot be fetched: in {_STALL_S} s there came {came} bytes", "try again"
-                        )
-                    since, came = time.monotonic(), 0
-                yield chunk
+            try:
+                yield from flowing(response, self._go_on)
+            except Stalled as error:
+                raise BuildError(f"{what} cannot be fetched: {error}", "try again") from None
 
     def _go_on(self) -> None:
         if self._stop.is_set():
@@ -142,6 +137,24 @@ class Transfer:
         # As it comes: a gzip encoding on the way would be undone, and hashed undone.
         session.headers["Accept-Encoding"] = "identity"
         return session
+
+
+def flowing(response: requests.Response, go_on: Callable[[], None]) -> Iterator[bytes]:
+    """The body of an answer, as it comes and as it is; `go_on` raises where no more of it is wanted.
+
+    Stalled where it drips; errors of urllib3 where the connection breaks.
+    """
+    # What has come by now: to wait for a whole chunk would be to wait for ever, where it drips.
+    read = getattr(response.raw, "read1", response.raw.read)
+    since, came = time.monotonic(), 0
+    while chunk := read(_CHUNK_BYTES):
+        go_on()
+        came += len(chunk)
+        if time.monotonic() - since > _STALL_S:
+            if came < _STALL_BYTES:
+                raise Stalled(f"in {_STALL_S} s there came {came} bytes")
+            since, came = time.monotonic(), 0
+        yield chunk
 
 
 def without_passwords(text: str) -> str:

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from typing import IO, TypeVar
 
 import requests
+import urllib3
 
 from builder.credentials import Credentials
 from builder.errors import RegistryError
 from builder.registry.auth import Authorization
 from builder.registry.failures import Answer, PassingFailure, reason_of, refusal, said
 from builder.registry.trust import is_loopback, is_safe, new_session
+from builder.transfer import Stalled, flowing
 
 MANIFEST_BYTES = 4 << 20
 """What a manifest, an index or a refusal may have: the limit that registries have for what they take."""
@@ -25,11 +27,10 @@ _TIMEOUT_S = (10, 120)
 _PAUSES_S = (0.5, 1.0, 2.0)
 """Before the second, third and fourth attempt at what may be a passing failure."""
 
-_CUT = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+_CUT = (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError)
 """A connection that was not made, or not until the end."""
 
 _REDIRECTS = 5
-_CHUNK_BYTES = 64 << 10
 
 _T = TypeVar("_T")
 
@@ -186,11 +187,15 @@ class Client:
 
     def _read(self, answer: requests.Response, limit_bytes: int) -> bytes:
         content = bytearray()
-        for chunk in answer.iter_content(_CHUNK_BYTES):
+        for chunk in flowing(answer, self._go_on):
             content += chunk
             if len(content) > limit_bytes:
                 raise RegistryError(f"{self.host}: sends more than {limit_bytes} bytes of {said(answer.url)}")
         return bytes(content)
+
+    def _go_on(self) -> None:
+        if self.stopped.is_set():
+            raise Stopped
 
     @contextmanager
     def _told(self, method: str) -> Iterator[None]:
@@ -205,6 +210,8 @@ class Client:
                 "a private certificate authority is named in REQUESTS_CA_BUNDLE, or is in "
                 f"/etc/docker/certs.d/{self.host}/ca.crt",
             ) from error
+        except Stalled as error:
+            raise RegistryError(f"{self.host}: {method}: {error}", "try again later") from None
         except _CUT as error:
             raise PassingFailure(
                 f"{self.host}: not reached: {reason_of(error)}",

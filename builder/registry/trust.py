@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import ssl
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from requests.adapters import HTTPAdapter
 
 from builder.errors import RegistryError
 
-CERTIFICATE_FOLDERS = (Path("/etc/docker/certs.d"), Path.home() / ".config/docker/certs.d")
+CERTIFICATE_FOLDERS = (Path("/etc/docker/certs.d"), Path("~/.config/docker/certs.d"))
 """HOST[:PORT]/*.crt below them are certificate authorities of that registry alone; *.cert with *.key prove
 who we are. The second is rootless Docker's. https://docs.docker.com/engine/security/certificates/"""
 
@@ -79,7 +80,8 @@ class _Adapter(HTTPAdapter):
 
 def _docker_context(host: str) -> ssl.SSLContext | None:
     """The TLS context that Docker's folders for `host` come to; None where there is none."""
-    folders = [folder / host for folder in CERTIFICATE_FOLDERS]
+    # Where nobody says where home is, `~` stays, and nothing is found there.
+    folders = [Path(os.path.expanduser(folder), host) for folder in CERTIFICATE_FOLDERS]  # noqa: PTH111 - it would raise
     files = [file for folder in folders for kind in ("*.crt", "*.cert") for file in sorted(folder.glob(kind))]
     if not files:
         return None

@@ -7,15 +7,18 @@ import io
 import json
 import os
 import re
+import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
 import pytest
 
+from builder import transfer
 from builder.archive import BuiltImage, Descriptor, open_archive, write_archive
 from builder.errors import BuildError, RegistryError
 from builder.registry import client, open_registry
@@ -274,6 +277,44 @@ def test_what_others_wait_for_is_given_up(
     front.faults += [Fault("POST", "/uploads/", 503, times=3), Fault("POST", "/uploads/", 400, times=99)]
     assert "400" in refusal(other, f"{front.host}/team/sandbox:v1").message
     assert front.requests("PUT") == 0
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    """HOST:PORT of a registry whose answers never come to an end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+                while True:
+                    connection.sendall(b"x")
+                    time.sleep(0.02)
+
+        def take() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=drip, args=(server.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=take, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_registry_that_drips_is_left(dripping: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes before the time-out of a single read is over."""
+    monkeypatch.setattr(transfer, "_STALL_S", 0.5)
+    asked = client.Client(dripping, "team/sandbox", "pull", None)
+    with pytest.raises(RegistryError, match=r"GET: in 0\.5 s there came \d+ bytes"):
+        asked.call("GET", f"http://{dripping}/v2/", {200})
+
+
+def test_an_answer_that_drips_is_given_up_when_another_failed(dripping: str) -> None:
+    """In the middle of it."""
+    asked = client.Client(dripping, "team/sandbox", "pull", None)
+    threading.Timer(0.2, asked.stopped.set).start()
+    with pytest.raises(Stopped):
+        asked.call("GET", f"http://{dripping}/v2/", {200})
 
 
 def test_an_upload_that_is_under_way_is_given_up(front: Front) -> None:

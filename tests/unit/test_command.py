@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import resource
+import shlex
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from builder.command import OutOfTime, TooMuchOutput, run
 from builder.errors import BuildError, ToolMissing
+from tests.integration.servers import wait_for
 
 
 def python(code: str) -> list[str]:
@@ -54,6 +57,27 @@ def test_what_is_not_kept_takes_no_memory() -> None:
 def test_a_program_that_prints_without_end_is_killed(code: str) -> None:
     with pytest.raises(TooMuchOutput, match="it printed more than 2 MiB"):
         run(["sh", "-c", f"exec {code}"], limit_bytes=2 << 20)
+
+
+def test_what_a_killed_program_has_started_is_killed_too(tmp_path: Path) -> None:
+    """It would go on with what nobody waits for any more."""
+    code = f"sleep 600 & echo $! > {shlex.quote(str(tmp_path / 'pid'))}; wait"
+    with pytest.raises(OutOfTime):
+        run(["sh", "-c", code], timeout_s=0.5)
+    watched = int((tmp_path / "pid").read_text())
+    wait_for(lambda: not alive(watched))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_it_has_no_terminal() -> None:
+    """What would ask for a password is not waited for; a terminal's Ctrl-C comes to it through us alone."""
+    assert run(python("import os; print(os.getsid(0) == os.getpid())")) == "True\n"
 
 
 @pytest.mark.parametrize("code", ["exec sleep 60", "exec >&- 2>&-; sleep 60", "exec yes"])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from builder.arch import ARCHES, host_arch
 from builder.archive import BuiltImage, write_archive
+from builder.cli_options import cache
+from builder.errors import UsageError
+from builder.registry.trust import new_session
 from tests.conftest import Result, sandbox_build
 
 HOST = host_arch()
@@ -70,6 +74,22 @@ def test_a_file_that_is_no_archive(tmp_path: Path) -> None:
         said = refused(*map(str, arguments), exit_code=1)
         assert said.startswith(f"error: {path}: not an image archive of ours")
         assert said.endswith("\nhint: name an image.tar that `sandbox-build` made\n")
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As containers with any user number have it: said where it matters, and not at all where it does not."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 987_654_321)
+    with pytest.raises(UsageError) as refused:
+        cache()
+    assert (refused.value.message, refused.value.hint) == (
+        "this user has no home, where the cache would be",
+        "set XDG_CACHE_HOME",
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache() == Path("/somewhere/sandbox-build")
+    assert new_session("localhost:5000").adapters.keys() == {"http://", "https://"}
 
 
 def test_an_image_of_another_architecture_is_not_run(tmp_path: Path) -> None:
