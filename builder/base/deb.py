@@ -132,6 +132,8 @@ class _Part(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # any writable buffer
         chunk = self._file.read(min(len(buffer), self._left))
+        if not chunk and self._left:
+            raise EOFError("it ends too early")
         buffer[: len(chunk)] = chunk
         self._left -= len(chunk)
         return len(chunk)

@@ -219,10 +219,16 @@ def test_a_package_that_does_not_say_what_it_is_is_refused(tmp_path: Path, text:
         Deb(path)
 
 
-@pytest.mark.parametrize("damage", ["", "!<arch>\n", "cut", "flip"])
-def test_a_damaged_package_is_refused(tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "kind"),
+    [
+        *(("", ".xz"), ("!<arch>\n", ".xz"), ("flip", ".gz"), ("flip", ".xz")),  # the others have no checksum
+        *(("cut", kind) for kind in COMPRESSORS),
+    ],
+)
+def test_a_damaged_package_is_refused(tmp_path: Path, damage: str, kind: str) -> None:
     """As an error with its name, wherever the damage is."""
-    path = deb(tmp_path / "a.deb", {"./x": os.urandom(4096)})
+    path = deb(tmp_path / "a.deb", {"./x": os.urandom(4096)}, kind=kind)
     content = path.read_bytes()
     middle = len(content) // 2
     flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]

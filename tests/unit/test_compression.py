@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from builder.compression import COMPRESSIONS, compression_of
 from builder.errors import BuildError
@@ -107,3 +108,12 @@ def test_zstd_takes_memory_by_the_layers_size(tmp_path: Path) -> None:
     command = [sys.executable, "-c", program, str(tmp_path / "layer.tar")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert int(done.stdout) < 300 << 10  # KiB
+
+
+def test_a_large_layer_takes_no_more_memory_from_who_unpacks_it(tmp_path: Path) -> None:
+    """The window of a zstd frame is in its header; left to the level it would be 128 MiB for this one."""
+    layer = tmp_path / "layer.tar"
+    layer.touch()
+    os.truncate(layer, 200 << 20)
+    frame = b"".join(COMPRESSIONS["zstd"].pack(layer))
+    assert zstandard.get_frame_parameters(frame).window_size == 32 << 20
