@@ -118,7 +118,7 @@ def _binfmt() -> Iterator[Finding]:
             handler.exists(),
             "run under qemu-user" if handler.exists() else "do not run here",
             f"trying {arch.name} images here (building them needs no emulation)",
-            "" if handler.exists() else "apt-get install qemu-user-static, and mount binfmt_misc",
+            "" if handler.exists() else "apt-get install qemu-user-static binfmt-support",
         )
 
 

@@ -47,7 +47,7 @@ def output_folder(output: Path) -> Iterator[None]:
 
     A folder that was made for a build that failed goes again.
     """
-    made = not output.exists()
+    made = not os.path.exists(output)  # noqa: PTH110 - Path's own raises where that may not be looked at
     lock = _open_locked(output)
     try:
         yield

@@ -30,6 +30,9 @@ _PAUSES_S = (0.5, 1.0, 2.0)
 _CUT = (requests.ConnectionError, requests.Timeout, urllib3.exceptions.HTTPError)
 """A connection that was not made, or not until the end."""
 
+_NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
+"""What OpenSSL calls an answer that is plain HTTP."""
+
 _REDIRECTS = 5
 
 _T = TypeVar("_T")
@@ -37,6 +40,10 @@ _T = TypeVar("_T")
 
 class Stopped(Exception):
     """A request was given up, because another failed."""
+
+
+class NoTls(RegistryError):
+    """The registry speaks plain HTTP where it was asked with https."""
 
 
 class Client:
@@ -117,7 +124,7 @@ class Client:
     def _speaks_tls(self) -> bool:
         try:
             self._send("GET", self.base, headers={})
-        except PassingFailure:
+        except (NoTls, PassingFailure):
             return False
         except RegistryError:
             pass  # one that nobody vouches for is not asked without TLS instead: the next request says why
@@ -203,6 +210,11 @@ class Client:
         try:
             yield
         except requests.exceptions.SSLError as error:
+            if getattr(_innermost(error), "reason", "") in _NO_TLS:
+                raise NoTls(
+                    f"{self.host}: speaks no TLS",
+                    "without it a registry may be on this machine alone: give it a certificate",
+                ) from error
             lasting = isinstance(_innermost(error), ssl.SSLCertVerificationError)
             # Any other may be a connection that was cut.
             raise (RegistryError if lasting else PassingFailure)(
