@@ -134,7 +134,9 @@ def test_tls_elsewhere(archive: Path, registry: str, engine: docker.DockerClient
     (bridge,) = engine.networks.get("bridge").attrs["IPAM"]["Config"]
     with serving(registry, str(ipaddress.ip_network(bridge["Subnet"])[1])) as front:
         assert requests.get(f"http://{front.host}/v2/", timeout=5).status_code == 200
-        assert "no secure connection" in refusal(archive, f"{front.host}/team/sandbox:v1").message
+        error = refusal(archive, f"{front.host}/team/sandbox:v1")
+        assert error.message == f"{front.host}: speaks no TLS"
+        assert "on this machine alone" in str(error.hint)
         assert len(front.seen) == 1
 
 
