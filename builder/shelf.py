@@ -44,7 +44,8 @@ class Shelf:
             with self._lock(key):
                 # Another build may have made it anew meanwhile.
                 if (entry := self._whole(key, is_whole)) is None and (self.folder / key).is_dir():
-                    self._progress.note(f"damaged in the cache, and made anew: {self.folder / key}")
+                    if self._seal(key).is_file():  # else an older sandbox-build has made it
+                        self._progress.note(f"damaged in the cache, and made anew: {self.folder / key}")
                     self._remove_whole(self.folder / key)
         except OSError as error:
             raise cache_error(error, self.folder) from error
