@@ -210,7 +210,7 @@ def _known_digest(output: Path, key: str) -> str | None:
             for blob in (archive.config, *archive.layers):
                 archive.blob(blob).close()
             found = archive.descriptor.digest
-    except (OSError, ValueError, KeyError, SandboxError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SandboxError):
         return None
     return found if found == record["digest"] else None
 

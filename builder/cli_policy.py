@@ -117,6 +117,8 @@ def diff(arch: Arch | None, as_json: bool, verbose: bool, before: str, after: st
     except (BuildError, RegistryError) as error:
         # As diff(1) has it: 1 would say that something is newly permitted.
         raise UsageError(error.message, error.hint) from error
+    except OSError as error:
+        raise UsageError(f"{before} or {after}: {error.strerror or error}") from error
     found = compare(one.policy, other.policy)
     if as_json:
         sides = {

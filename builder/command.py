@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import IO
 
 from builder.errors import BuildError, ToolMissing
@@ -63,8 +64,6 @@ def run(
             stderr=subprocess.STDOUT if on_line else subprocess.PIPE,
             env=dict(env) if env is not None else None,
             bufsize=0,
-            # With all that it starts it can be killed, and none of that can ask a terminal for anything.
-            start_new_session=True,
         )
     except FileNotFoundError:
         raise ToolMissing(f"{command[0]} is not installed", missing or None) from None
@@ -76,8 +75,7 @@ def run(
         _read([(process.stdout, stdout), (process.stderr, stderr)], limit_bytes, deadline)
         process.wait(_left(deadline))
     except BaseException as error:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _kill_family(process.pid)
         process.wait()
         if isinstance(error, TimeoutError | subprocess.TimeoutExpired):
             raise OutOfTime(f"{quoted}: it took longer than {timeout_s} s") from None
@@ -92,6 +90,22 @@ def run(
         shown = "".join(f"\n  < {line}" for line in stderr.tail or stdout.tail)
         raise BuildError(f"{quoted}: exit code {process.returncode}{shown}")
     return stdout.text if on_line is None else stdout.text.removesuffix("\n")
+
+
+def _kill_family(pid: int) -> None:
+    """Kills a process that nobody has waited for yet, and all that it has started, as /proc lists them.
+
+    Not by a process group or session of its own: what ends ours as a group is to end these, too.
+    """
+    found = [pid]
+    for one in found:
+        with suppress(OSError):  # gone, or another user's
+            os.kill(one, signal.SIGSTOP)  # it starts nothing more
+            for task in Path(f"/proc/{one}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+    for one in found:
+        with suppress(OSError):
+            os.kill(one, signal.SIGKILL)
 
 
 class _Full(Exception):

@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -33,9 +34,10 @@ class Shelf:
     def find(self, key: str, is_whole: Callable[[Path], bool] = lambda _: True) -> Path | None:
         """The entry called `key`, if it is there and as it was filled; a damaged one goes, and that is said.
 
-        What is compared are the names, kinds, modes and sizes of all files: what a machine that lost its
-        power, or a cache that was copied in part, leaves behind shows there. `is_whole` may look further; an
-        OSError of it is damage, too. BuildError where a damaged entry cannot be removed.
+        What is compared are the names, kinds and sizes of all files: what a machine that lost its power, or a
+        cache that was copied in part, leaves behind shows there; dates and modes are whose umask copied it.
+        `is_whole` may look further; an OSError of it is damage, too. BuildError where a damaged entry cannot
+        be removed.
         """
         _check_key(key)
         if (entry := self._whole(key, is_whole)) is not None or not (self.folder / key).is_dir():
@@ -90,6 +92,8 @@ class Shelf:
             work.chmod(0o755)
             with whole_file(self._seal(key), mode=0o644) as seal:
                 seal.write(listing(work).encode())
+            if (self.folder / key).is_dir():  # damaged since it was looked at
+                self._remove_whole(self.folder / key)
             work.rename(self.folder / key)
         except BaseException:
             remove(work)
@@ -146,7 +150,7 @@ def listing(folder: Path) -> str:
                 if is_folder:
                     pending.append(f"{below}{entry.name}/")
                 size = 0 if is_folder else about.st_size
-                line = f"{below}{entry.name}\0{about.st_mode} {size}\0"
+                line = f"{below}{entry.name}\0{stat.S_IFMT(about.st_mode)} {size}\0"
                 found.update(line.encode(errors="surrogateescape"))
     return found.hexdigest()
 
@@ -164,7 +168,10 @@ def remove(folder: Path) -> None:
         with suppress(OSError):
             Path(path).parent.chmod(0o700)
             Path(path).chmod(0o700, follow_symlinks=True)
-            function(path)
+            if function in (os.open, os.scandir):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                function(path)
 
     shutil.rmtree(folder, onerror=retry)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -129,8 +130,8 @@ def _do(
     """
     for end in not_ours:
         end.close()
-    # A terminal's Ctrl-C reaches us as it does our parent, who tells us too.
-    interrupt_once()
+    # A terminal's Ctrl-C reaches us as it does our parent, who tells us too: by this signal.
+    interrupt_once(signal.SIGTERM)
     # Whoever waits for us may be gone: there is nobody left to tell then.
     with suppress(KeyboardInterrupt, BrokenPipeError):
         message = _outcome(work, _News(connection, verbose))

@@ -9,13 +9,13 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Ctrl-C, a service manager, a terminal that is closed."""
 
 
-def interrupt_once() -> None:
+def interrupt_once(*always: signal.Signals) -> None:
     """From now on the first of these signals raises KeyboardInterrupt, and no further one is heard.
 
-    One that whoever started us had ignored, as nohup(1) does, stays so.
+    One that whoever started us had ignored, as nohup(1) does, stays so, unless it is one of `always`.
     """
     for number in _ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:
+        if number in always or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
 
 

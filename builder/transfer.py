@@ -139,21 +139,27 @@ class Transfer:
         return session
 
 
-def flowing(response: requests.Response, go_on: Callable[[], None]) -> Iterator[bytes]:
-    """The body of an answer, as it comes and as it is; `go_on` raises where no more of it is wanted.
+def flowing(
+    response: requests.Response, go_on: Callable[[], None], *, decode: bool = False
+) -> Iterator[bytes]:
+    """The body of an answer, as it comes; `go_on` raises where no more of it is wanted.
 
-    Stalled where it drips; errors of urllib3 where the connection breaks.
+    As it is, or with `decode` without its content encoding. Stalled where it drips; errors of urllib3 where
+    the connection breaks.
     """
     # What has come by now: to wait for a whole chunk would be to wait for ever, where it drips.
     read = getattr(response.raw, "read1", response.raw.read)
-    since, came = time.monotonic(), 0
-    while chunk := read(_CHUNK_BYTES):
+    since: float | None = None  # with the first chunk: an answer may be long in coming
+    came = 0
+    while chunk := read(_CHUNK_BYTES, decode_content=decode):
         go_on()
-        came += len(chunk)
-        if time.monotonic() - since > _STALL_S:
+        now = time.monotonic()
+        if since is not None and now - since > _STALL_S:
             if came < _STALL_BYTES:
                 raise Stalled(f"in {_STALL_S} s there came {came} bytes")
-            since, came = time.monotonic(), 0
+            since, came = now, 0
+        since = now if since is None else since
+        came += len(chunk)
         yield chunk
 
 

@@ -194,7 +194,7 @@ class Client:
 
     def _read(self, answer: requests.Response, limit_bytes: int) -> bytes:
         content = bytearray()
-        for chunk in flowing(answer, self._go_on):
+        for chunk in flowing(answer, self._go_on, decode=True):
             content += chunk
             if len(content) > limit_bytes:
                 raise RegistryError(f"{self.host}: sends more than {limit_bytes} bytes of {said(answer.url)}")

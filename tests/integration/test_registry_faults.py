@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import io
 import json
 import os
@@ -13,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO
 
@@ -307,6 +309,47 @@ def test_a_registry_that_drips_is_left(dripping: str, monkeypatch: pytest.Monkey
     asked = client.Client(dripping, "team/sandbox", "pull", None)
     with pytest.raises(RegistryError, match=r"GET: in 0\.5 s there came \d+ bytes"):
         asked.call("GET", f"http://{dripping}/v2/", {200})
+
+
+class _Compressing(BaseHTTPRequestHandler):
+    """Compresses although it was asked not to."""
+
+    def do_GET(self) -> None:
+        content = gzip.compress(b'{"tags": ["1"]}')
+        self.send_response(200)
+        self.send_header("Content-Encoding", "gzip")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_proxy_that_compresses_is_understood() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Compressing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_address[1]}"
+        asked = client.Client(host, "team/sandbox", "pull", None)
+        assert asked.call("GET", f"http://{host}/v2/", {200}).content == b'{"tags": ["1"]}'
+        server.shutdown()
+
+
+def test_an_answer_that_is_long_in_coming_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its headers at once, and all of it some time later: what has come whole did not drip."""
+    monkeypatch.setattr(transfer, "_STALL_S", 0.1)
+
+    class Slow(_Compressing):
+        def end_headers(self) -> None:
+            super().end_headers()
+            time.sleep(0.3)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"127.0.0.1:{server.server_address[1]}"
+        asked = client.Client(host, "team/sandbox", "pull", None)
+        assert asked.call("GET", f"http://{host}/v2/", {200}).status == 200
+        server.shutdown()
 
 
 def test_an_answer_that_drips_is_given_up_when_another_failed(dripping: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shlex
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 
 from builder.command import OutOfTime, TooMuchOutput, run
 from builder.errors import BuildError, ToolMissing
+from tests.conftest import REPOSITORY
 from tests.integration.servers import wait_for
 
 
@@ -75,9 +79,16 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_it_has_no_terminal() -> None:
-    """What would ask for a password is not waited for; a terminal's Ctrl-C comes to it through us alone."""
-    assert run(python("import os; print(os.getsid(0) == os.getpid())")) == "True\n"
+def test_what_kills_our_group_kills_what_we_started(tmp_path: Path) -> None:
+    """As a CI service does, with a signal that nobody can hear: nothing goes on writing into the cache."""
+    code = f"echo $$ > {shlex.quote(str(tmp_path / 'pid'))}; exec sleep 600"
+    ours = f"from builder.command import run; run(['sh', '-c', {code!r}])"
+    process = subprocess.Popen([sys.executable, "-c", ours], cwd=REPOSITORY, start_new_session=True)
+    wait_for(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text() != "")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    watched = int((tmp_path / "pid").read_text())
+    wait_for(lambda: not alive(watched))
 
 
 @pytest.mark.parametrize("code", ["exec sleep 60", "exec >&- 2>&-; sleep 60", "exec yes"])

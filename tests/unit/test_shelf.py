@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,8 +51,9 @@ def others(entry: Path) -> None:
     (entry / "content").write_text("hello")
 
 
-def opened(entry: Path) -> None:
-    (entry / "folder/program").chmod(0o777)
+def another_kind(entry: Path) -> None:
+    (entry / "folder/program").unlink()
+    (entry / "folder/program").symlink_to("#!")
 
 
 def more(entry: Path) -> None:
@@ -67,7 +69,7 @@ def unsealed(entry: Path) -> None:
     entry.with_name(f"{entry.name}.seal").unlink()
 
 
-@pytest.mark.parametrize("damage", [lost, shorter, others, opened, more, elsewhere, unsealed])
+@pytest.mark.parametrize("damage", [lost, shorter, others, another_kind, more, elsewhere, unsealed])
 def test_a_damaged_entry_goes(
     damage: Callable[[Path], None], shelf: Shelf, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,6 +104,13 @@ def test_what_another_build_has_made_anew_stays(shelf: Shelf, capsys: pytest.Cap
     assert asked == [False, True]
     assert is_whole(entry)
     assert capsys.readouterr().err == ""
+
+
+def test_a_copied_cache_is_whole(shelf: Shelf, tmp_path: Path) -> None:
+    """With the dates and modes of whoever copied it, as CI services do."""
+    shelf.open(KEY, fill)
+    subprocess.run(["sh", "-c", 'umask 077; cp -R "$0" "$1"', shelf.folder, tmp_path / "copied"], check=True)
+    assert Shelf(tmp_path, "copied", Progress()).find(KEY, is_whole) is not None
 
 
 def test_a_key_is_never_a_path(shelf: Shelf) -> None:

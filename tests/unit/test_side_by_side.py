@@ -194,6 +194,24 @@ def test_interrupted(tmp_path: Path, whole_group: bool, talk: list[str]) -> None
             os.kill(pid, 0)
 
 
+def test_interrupted_where_the_starter_ignored_sigterm(tmp_path: Path) -> None:
+    """It is how the parent tells its children: they hear it all the same."""
+    command = ["sh", "-c", "trap '' TERM; exec \"$@\"", "sh", sys.executable, "-c", SCRIPT, str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
+    assert process.stderr is not None
+    with process.stderr:
+        ready = 0
+        while ready < 2:
+            ready += "ready" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        try:
+            process.communicate(timeout=30)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_killed_parent_takes_its_children_along(tmp_path: Path) -> None:
     """Nobody hears them any more: at the next thing that they have to say they end, and hold no lock."""
     (tmp_path / "work").mkdir()
