@@ -31,7 +31,7 @@ from builder.packages import Packages
 from builder.plan import BuildPlan, digest
 from builder.progress import Progress
 from builder.proof import prove
-from builder.report import load_report
+from builder.report import Report
 from builder.shelf import Shelf, listing
 from builder.tree.origin import report_text
 from builder.warm import propose
@@ -126,7 +126,7 @@ def build_image(
             progress.note(f"{what}: {_sent_again(output / ARCHIVE, layers)}")
         with progress.step(f"{what}: writing what it is made of"):
             whole_facts = replace(facts, debs=target.packages if target else ())
-            documents = attest(finished / ARCHIVE, load_report(finished), whole_facts).documents
+            documents = attest(finished / ARCHIVE, Report(report), whole_facts).documents
         for document in documents:
             (finished / document.name).write_bytes(document.content)
         record = {

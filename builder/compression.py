@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -68,15 +69,13 @@ def _zstd(source: Path) -> Iterator[bytes]:
 
 def _zstd_parameters(size: int) -> zstandard.ZstdCompressionParameters:
     """For a tar of `size` bytes: without it tables would be made for the largest that there are, 660 MB."""
-    threads = max(2, os.cpu_count() or 1)
-    fitting = zstandard.ZstdCompressionParameters.from_level(
-        _ZSTD_LEVEL, source_size=max(1, size), threads=threads
+    fitting = partial(
+        zstandard.ZstdCompressionParameters.from_level,
+        _ZSTD_LEVEL,
+        source_size=max(1, size),
+        threads=max(2, os.cpu_count() or 1),
     )
-    if fitting.window_log <= _ZSTD_WINDOW_LOG:
-        return fitting
-    return zstandard.ZstdCompressionParameters.from_level(
-        _ZSTD_LEVEL, source_size=max(1, size), window_log=_ZSTD_WINDOW_LOG, threads=threads
-    )
+    return fitting(window_log=min(fitting().window_log, _ZSTD_WINDOW_LOG))
 
 
 def _unpack_gzip(source: IO[bytes]) -> IO[bytes]:

@@ -37,6 +37,11 @@ class SandboxError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def line(self) -> str:
+        """Both, for a warning."""
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Errors go from one process to another whole, whatever their own __init__ takes."""
         return _restored, (type(self), self.args, self.__dict__)

@@ -128,8 +128,7 @@ def _doing_without(reference: str, progress: Progress) -> Iterator[None]:
     try:
         yield
     except (BuildError, RegistryError) as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        progress.warn(f"the build does without --registry-cache {reference}: {error.message}{hint}")
+        progress.warn(f"the build does without --registry-cache {reference}: {error.line}")
 
 
 def _take(

@@ -89,8 +89,9 @@ def side_by_side(work: Mapping[str, Callable[[Progress], _T]], progress: Progres
         first, *others = (name for name in work if name in failures)
         for name in others:
             if str(failures[name]) != str(failures[first]):
-                hint = getattr(failures[name], "hint", None)
-                progress.warn(f"{name} failed too: {failures[name]}" + (f" ({hint})" if hint else ""))
+                failure = failures[name]
+                told = failure.line if isinstance(failure, SandboxError) else failure
+                progress.warn(f"{name} failed too: {told}")
         raise failures[first]
     return [results[name] for name in work]
 

@@ -49,8 +49,7 @@ def sign(command: Sequence[str], image: str, progress: Progress) -> None:
     except OSError as error:  # it is there, and is no program
         raise _failure(image, words, f"{words[0]}: {error.strerror}") from error
     except KeyboardInterrupt:
-        failure = _failure(image, words, "interrupted")
-        progress.warn(f"{failure.message} ({failure.hint})")
+        progress.warn(_failure(image, words, "interrupted").line)
         raise
 
 

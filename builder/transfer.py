@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import threading
@@ -149,16 +150,15 @@ def flowing(
     """
     # What has come by now: to wait for a whole chunk would be to wait for ever, where it drips.
     read = getattr(response.raw, "read1", response.raw.read)
-    since: float | None = None  # with the first chunk: an answer may be long in coming
-    came = 0
+    since, came = math.inf, 0  # from the first chunk on: an answer may be long in coming
     while chunk := read(_CHUNK_BYTES, decode_content=decode):
         go_on()
         now = time.monotonic()
-        if since is not None and now - since > _STALL_S:
+        if now - since > _STALL_S:
             if came < _STALL_BYTES:
                 raise Stalled(f"in {_STALL_S} s there came {came} bytes")
             since, came = now, 0
-        since = now if since is None else since
+        since = min(since, now)
         came += len(chunk)
         yield chunk
 
