@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tests.unit.test_seccomp_kernel import STANDARD_LIBRARY
+from tests.unit.test_seccomp_programs import STANDARD_LIBRARY
 
 EVERYWHERE = ("chroot", "userns", "landlock")
 """Each privilege level, and both ways to the first."""

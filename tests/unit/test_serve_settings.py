@@ -1,35 +1,28 @@
-"""What a server goes by: which source has the last word, what is refused, and what SIGHUP changes."""
+"""What a server goes by: which source has the last word, and what is refused."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder.arch import ARCHES
-from builder.config import load_config
-from builder.plan import make_plan
 from runtime.failure import USAGE, Refused
 from runtime.image import MAX_BYTES, read_file
 from runtime.settings import (
     DECIDED_AT_BUILD,
     FROM_ENVIRONMENT,
     IN_FILE,
-    RELOADED,
     Settings,
     read_settings,
-    reload,
 )
-
-Image = Callable[[str], dict[str, Any]]
+from tests.unit.served import KEYED, Image, environ, mounted, runtime_json
 
 PAGE = Path(__file__).parents[2] / "docs/serve-operations.md"
-KEYED = {"API_KEY": "of-the-environment"}
 
 
 def sha256(text: str) -> str:
@@ -37,24 +30,8 @@ def sha256(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
-    """runtime.json of a config, given as text: what the builder makes of it."""
-    made: dict[str, dict[str, Any]] = {}
-
-    def of(text: str) -> dict[str, Any]:
-        if text not in made:
-            path = tmp_path_factory.mktemp("config") / "config.yaml"
-            path.write_text(text)
-            config, _ = load_config(path, {})
-            # Which interpreter it is the assembler finds out.
-            made[text] = {**make_plan(config, ARCHES["amd64"]).spec.runtime, "python": "/usr/bin/python3.13"}
-        return made[text]
-
-    return of
-
-
-def environ(variables: Mapping[str, str]) -> dict[bytes, bytes]:
-    return {name.encode(): value.encode("utf-8", "surrogateescape") for name, value in variables.items()}
+def image() -> Image:
+    return runtime_json
 
 
 def settings_of(image: dict[str, Any], variables: Mapping[str, str]) -> Settings:
@@ -66,13 +43,6 @@ def refusal(image: dict[str, Any], variables: Mapping[str, str]) -> Refused:
         settings_of(image, variables)
     assert caught.value.code == USAGE
     return caught.value
-
-
-def mounted(folder: Path, content: Any) -> str:
-    """The path of a file with `content`: bytes, or what is to be JSON."""
-    path = folder / "mounted"
-    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-    return str(path)
 
 
 # Where a setting comes from
@@ -351,89 +321,6 @@ def test_a_run_that_may_take_longer_than_the_grace_time_is_warned_of(image: Imag
     assert settings_of(image(""), KEYED | {"WORKER_TIMEOUT": "15", "GRACE": "15"}).warnings == []
     assert settings_of(image(""), KEYED | {"WORKER_TIMEOUT": "15"}).warnings == [
         "a run may take 15 s, but has 8 s to end when the service is stopped (GRACE)"
-    ]
-
-
-# SIGHUP
-
-
-def test_a_reload_takes_what_the_files_say_now(image: Image, tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("first\n")
-    variables = environ(
-        {
-            "API_KEY_FILE": str(tmp_path / "key"),
-            "SANDBOX_SETTINGS": mounted(tmp_path, {"max_workers": 2}),
-            "MAX_REQUESTS": "60",
-        }
-    )
-    old = read_settings(image(""), variables, read_file)
-    (tmp_path / "key").write_text("second\n")
-    content = {"max_workers": 8, "max_requests": 70, "worker_timeout": 20, "grace": 30, "debug": False}
-    mounted(tmp_path, content)
-    new, notes = reload(old, variables, read_file)
-    assert (new.max_workers, new.max_requests) == (8, 70)
-    assert (new.timeout_s, new.grace_s, new.debug) == (20, 30, False)
-    assert new.knows("second")
-    assert not new.knows("first")
-    assert old.knows("first")
-    assert notes == [
-        "the key is changed",
-        "max_workers: 2 is 8 now",
-        "max_requests: 60 is 70 now",
-        "timeout_s: 5 is 20 now",
-        "grace_s: 8 is 30 now",
-        "debug: True is False now",
-    ]
-    assert len(notes) == len(RELOADED)
-
-
-def test_what_the_file_no_more_says_is_as_it_was_without_it(image: Image, tmp_path: Path) -> None:
-    """The environment's key among it, of which only the digest is left."""
-    path = mounted(tmp_path, {"max_workers": 2, "key": "of-the-settings"})
-    variables = environ(KEYED | {"SANDBOX_SETTINGS": path, "MAX_WORKERS": "9"})
-    old = read_settings(image(""), variables, read_file)
-    assert old.knows("of-the-settings")
-    mounted(tmp_path, {})
-    new, notes = reload(old, variables, read_file)
-    assert new.knows("of-the-environment")
-    assert not new.knows("of-the-settings")
-    assert notes == ["the key is changed", "max_workers: 2 is 9 now"]
-    again, notes = reload(new, variables, read_file)
-    assert again.knows("of-the-environment")
-    assert notes == ["nothing is different"]
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"{", b'{"max_workers": 0}', b'{"key": ""}', b'{"key": "dify-sandbox"}', None]
-)
-def test_a_bad_file_leaves_everything_as_it_was(image: Image, content: bytes | None, tmp_path: Path) -> None:
-    """What is good in it, too: half of a change is none. What is wrong is told."""
-    path = Path(mounted(tmp_path, {"max_workers": 2, "key": "good"}))
-    variables = environ({"SANDBOX_SETTINGS": str(path), "API_KEY": "dify-sandbox"})
-    old = read_settings(image(""), variables, read_file)
-    if content is None:
-        path.unlink()
-    else:
-        path.write_bytes(content)
-    new, notes = reload(old, variables, read_file)
-    assert new is old
-    (note,) = notes
-    assert note.startswith("nothing is changed: ")
-    path.write_text('{"max_workers": 3, "key": "better"}')
-    new, notes = reload(old, variables, read_file)
-    assert new.knows("better")
-    assert notes == ["the key is changed", "max_workers: 2 is 3 now"]
-
-
-def test_a_reload_tells_of_new_warnings_alone(image: Image, tmp_path: Path) -> None:
-    path = mounted(tmp_path, {})
-    variables = environ(KEYED | {"SANDBOX_SETTINGS": path, "ALLOWED_SYSCALLS": "1"})
-    old = read_settings(image(""), variables, read_file)
-    mounted(tmp_path, {"grace": 1})
-    _, notes = reload(old, variables, read_file)
-    assert notes == [
-        "grace_s: 8 is 1 now",
-        "a run may take 5 s, but has 1 s to end when the service is stopped (GRACE)",
     ]
 
 
