@@ -19,15 +19,21 @@ _RESOLVE_IN_ROOT = 0x10
 
 
 def kernel_resolve(directory: Path, jail_path: str) -> str | int:
-    """Where the kernel ends up in a chroot of `directory`, or its errno: openat2(2) with RESOLVE_IN_ROOT."""
+    """Where the kernel ends up in a chroot of `directory`, or its errno: openat2(2) with RESOLVE_IN_ROOT.
+
+    That has EAGAIN for a `..` while anything on the machine is renamed, and is to be asked again then.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     folder = os.open(directory, os.O_PATH)
     try:
         how = struct.pack("<QQQ", os.O_PATH, 0, _RESOLVE_IN_ROOT)
         path = os.fsencode(jail_path)
-        descriptor = libc.syscall(_OPENAT2, folder, ctypes.c_char_p(path), how, ctypes.c_size_t(len(how)))
+        descriptor, number = -1, errno.EAGAIN
+        while descriptor < 0 and number == errno.EAGAIN:
+            descriptor = libc.syscall(_OPENAT2, folder, ctypes.c_char_p(path), how, ctypes.c_size_t(len(how)))
+            number = ctypes.get_errno()
         if descriptor < 0:
-            return ctypes.get_errno()
+            return number
         try:
             reached = Path(f"/proc/self/fd/{descriptor}").readlink()
         finally:
